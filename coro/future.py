@@ -1,0 +1,402 @@
+"""``Future``: a result that comes later; and the thread's slot for the current loop.
+
+A future is settled once: with a result, an error, or by being cancelled. Whoever waits is then put
+into the ready queue of the loop, in order of arrival; nothing runs inside ``set_result``.
+
+Two kinds wait. A task that yields the future stands in the single slot ``_waiter``, the usual case,
+which costs one store. All others (callbacks, further tasks) stand in the list ``_callbacks``. The
+slot is only taken while the list is empty, so slot first and list after is the order of arrival.
+
+A failure that nobody looks at is logged when the future dies. A ``__del__`` of the future itself
+would cost every future; instead a failed one holds a small object whose only purpose is to die with
+it, and which is disarmed by the first look.
+
+Futures duck-type asyncio's protocol (``_asyncio_future_blocking``, ``get_loop``, callbacks with a
+``context``), so that asyncio's tasks await them without a wrapper.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Generator
+from contextvars import Context, copy_context
+from types import GenericAlias, TracebackType
+from typing import Any, Generic, Protocol, TypeAlias, cast
+
+from typing_extensions import TypeVar
+
+from coro.errors import CancelledError, InvalidStateError, WrongLoopError, WrongThreadError
+
+__all__ = ["Future", "Loop", "Slot", "chain_future", "is_future", "slot"]
+
+T = TypeVar("T", default=Any)
+
+PENDING, DONE, FAILED, CANCELLED = range(4)
+_STATE_NAMES = ("pending", "done", "failed", "cancelled")
+
+_log = logging.getLogger("coro.application")
+
+
+class Runnable(Protocol):
+    """What may stand in a ready queue besides ``(callback, args, context)``: a task."""
+
+    def _run(self) -> None: ...
+
+
+ReadyItem: TypeAlias = Runnable | tuple[Callable[..., Any], tuple[Any, ...], Context]
+
+
+class Loop(Protocol):
+    """As much of an ``IOLoop`` as a future needs to know."""
+
+    _ready: deque[Any]
+    _thread: int | None
+
+    def add_callback(self, callback: Callable[..., Any], *args: Any) -> None: ...
+
+
+class Slot(threading.local):
+    """The current loop of a thread.
+
+    Attributes:
+        running: the loop that runs in this thread now, or None.
+        current: the loop made current in this thread, or None.
+    """
+
+    running: Any = None
+    current: Any = None
+
+    @staticmethod
+    def loop() -> Any:
+        """The running loop, else the current one, else a new one made current; ``loop`` fills this in."""
+        raise RuntimeError("no loop: import coro.loop")
+
+
+slot = Slot()
+
+
+class _Unretrieved:
+    """Logs an error when it dies, unless it was disarmed: a failed future's last word."""
+
+    __slots__ = ("error", "origin")
+
+    def __init__(self, error: BaseException, origin: str) -> None:
+        self.error: BaseException | None = error
+        self.origin = origin
+
+    def __del__(self) -> None:
+        error = self.error
+        if error is not None:
+            _log.error(
+                "%s failed and nobody looked at its error",
+                self.origin,
+                exc_info=(type(error), error, error.__traceback__),
+            )
+
+
+class Future(Generic[T]):
+    """A result that comes later. Wait for it with ``yield`` (or ``await``).
+
+    Arguments:
+        loop: the loop it belongs to; by default the current one.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_asyncio_future_blocking",
+        "_callbacks",
+        "_loop",
+        "_state",
+        "_traceback",
+        "_unretrieved",
+        "_value",
+        "_waiter",
+    )
+
+    _traceback: TracebackType | None
+    _unretrieved: _Unretrieved
+
+    def __init__(self, *, loop: Any = None) -> None:
+        self._loop: Any = loop if loop is not None else slot.running or slot.current
+        self._state = PENDING
+        # The result, the error, or what is known of the cancellation: its error or its message.
+        self._value: Any = None
+        self._waiter: Runnable | None = None
+        self._callbacks: list[Runnable | tuple[Callable[..., Any], Context | None]] | None = None
+        self._asyncio_future_blocking = False
+
+    __class_getitem__ = classmethod(GenericAlias)
+
+    # --- looking ---------------------------------------------------------------------------
+
+    def done(self) -> bool:
+        """Whether it is settled: has a result or an error, or was cancelled."""
+        return self._state != PENDING
+
+    def cancelled(self) -> bool:
+        """Whether it was cancelled."""
+        return self._state == CANCELLED
+
+    def result(self) -> T:
+        """Return the result, or raise the error.
+
+        Raises:
+            CancelledError: it was cancelled.
+            InvalidStateError: it is still pending.
+        """
+        if self._state == DONE:
+            return cast(T, self._value)
+        if self._state == PENDING:
+            raise InvalidStateError(f"Result is not ready: {self!r}")
+        error = self._take_error()
+        try:
+            raise error
+        finally:
+            del error, self
+
+    def exception(self) -> BaseException | None:
+        """Return the error, or None if there is a result.
+
+        Raises:
+            CancelledError: it was cancelled.
+            InvalidStateError: it is still pending.
+        """
+        if self._state == DONE:
+            return None
+        if self._state == PENDING:
+            raise InvalidStateError(f"Exception is not set: {self!r}")
+        error = self._take_error()
+        if self._state == FAILED:
+            return error
+        try:
+            raise error
+        finally:
+            del error, self
+
+    def get_loop(self) -> Any:
+        """Return the loop it belongs to."""
+        return self._require_loop()
+
+    def _take_error(self) -> BaseException:
+        """The error to raise now, with the traceback it had at first; it counts as looked at."""
+        value = self._value
+        if self._state == FAILED:
+            self._retrieve()
+            return cast(BaseException, value.with_traceback(self._traceback))
+        if isinstance(value, CancelledError):
+            # Handed out once, so that a frame that holds the future and caught its cancellation
+            # makes no circle; who asks later gets a new one.
+            self._value = value.args[0] if value.args else None
+            return value
+        return CancelledError() if value is None else CancelledError(value)
+
+    def _retrieve(self) -> None:
+        try:
+            self._unretrieved.error = None
+        except AttributeError:
+            pass
+
+    # --- settling --------------------------------------------------------------------------
+
+    def set_result(self, result: T) -> None:
+        """Settle it with a result.
+
+        Raises:
+            InvalidStateError: it is settled already.
+        """
+        if self._state != PENDING:
+            raise InvalidStateError(f"{self!r} is settled already")
+        self._state = DONE
+        self._value = result
+        if self._waiter is not None or self._callbacks is not None:
+            self._wake()
+
+    def set_exception(self, exception: type[BaseException] | BaseException) -> None:
+        """Settle it with an error (an instance, or a class to make one of).
+
+        Raises:
+            InvalidStateError: it is settled already.
+            TypeError: the error is a ``StopIteration``, which cannot be raised into a generator.
+        """
+        if self._state != PENDING:
+            raise InvalidStateError(f"{self!r} is settled already")
+        error = exception() if isinstance(exception, type) else exception
+        if isinstance(error, StopIteration):
+            raise TypeError("StopIteration cannot be raised into a Future")
+        self._fail(error)
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Settle it as cancelled; return False if it is settled already.
+
+        Arguments:
+            msg: the argument that the ``CancelledError`` of the waiters gets.
+        """
+        if self._state != PENDING:
+            return False
+        self._state = CANCELLED
+        self._value = msg
+        if self._waiter is not None or self._callbacks is not None:
+            self._wake()
+        return True
+
+    def _fail(self, error: BaseException) -> None:
+        self._state = FAILED
+        self._value = error
+        self._traceback = error.__traceback__
+        self._arm(error)
+        if self._waiter is not None or self._callbacks is not None:
+            self._wake()
+
+    def _arm(self, error: BaseException) -> None:
+        """Let the error be logged when the future dies before anybody looked at it."""
+        self._unretrieved = _Unretrieved(error, self._origin())
+
+    def _origin(self) -> str:
+        """What to call it in the log when its error is never looked at."""
+        return "A Future"
+
+    # --- waiting ---------------------------------------------------------------------------
+
+    def add_done_callback(
+        self, fn: Callable[[Future[T]], Any], *, context: Context | None = None
+    ) -> None:
+        """Call ``fn(self)`` in a later turn of the loop, once it is settled.
+
+        Arguments:
+            fn: the callback.
+            context: the ``contextvars`` context to call it in; by default a copy of the present one.
+        """
+        entry = (fn, copy_context() if context is None else context)
+        if self._state != PENDING:
+            self._require_loop()._ready.append((fn, (self,), entry[1]))
+        elif self._callbacks is None:
+            self._callbacks = [entry]
+        else:
+            self._callbacks.append(entry)
+
+    def remove_done_callback(self, fn: Callable[[Future[T]], Any]) -> int:
+        """Remove every registration of a callback; return how many there were."""
+        callbacks = self._callbacks
+        if callbacks is None:
+            return 0
+        kept = [entry for entry in callbacks if not (isinstance(entry, tuple) and entry[0] == fn)]
+        removed = len(callbacks) - len(kept)
+        self._callbacks = kept or None
+        return removed
+
+    def _add_waiter(self, task: Runnable, loop: Any) -> None:
+        """Let a task of ``loop`` wait for this pending future."""
+        if self._loop is not loop:
+            if self._loop is not None:
+                raise WrongLoopError(
+                    f"{self!r} belongs to {self._loop!r} and cannot be waited for on {loop!r}"
+                )
+            self._loop = loop
+        if self._callbacks is not None:
+            self._callbacks.append(task)
+        elif self._waiter is not None:
+            self._callbacks = [task]
+        else:
+            self._waiter = task
+
+    def _call_when_done(self, fn: Callable[[Any], Any]) -> None:
+        """``add_done_callback`` for coro's own callbacks on a pending future, which need no context."""
+        if self._callbacks is None:
+            self._callbacks = [(fn, None)]
+        else:
+            self._callbacks.append((fn, None))
+
+    def _wake(self) -> None:
+        """Put all that wait into the ready queue."""
+        loop = self._require_loop()
+        if loop._thread is not None and loop._thread != threading.get_ident():
+            raise WrongThreadError(
+                f"{self!r} was settled in a foreign thread; use loop.add_callback(future.set_result, ...) there"
+            )
+        ready = loop._ready
+        waiter = self._waiter
+        if waiter is not None:
+            self._waiter = None
+            ready.append(waiter)
+        callbacks = self._callbacks
+        if callbacks is not None:
+            self._callbacks = None
+            for entry in callbacks:
+                ready.append((entry[0], (self,), entry[1]) if type(entry) is tuple else entry)
+
+    def _require_loop(self) -> Any:
+        if self._loop is None:
+            self._loop = slot.loop()
+        return self._loop
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        if self._state == PENDING:
+            self._asyncio_future_blocking = True
+            yield self
+        return self.result()
+
+    __iter__ = __await__
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._describe()}>"
+
+    def _describe(self) -> str:
+        if self._state == DONE:
+            return f"done: {_short(self._value)}"
+        if self._state == FAILED:
+            return f"failed: {_short(self._value)}"
+        return _STATE_NAMES[self._state]
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def is_future(x: object) -> bool:
+    """Whether ``x`` is a future of coro, of asyncio or of concurrent.futures."""
+    if isinstance(x, Future | concurrent.futures.Future):
+        return True
+    return getattr(x, "_asyncio_future_blocking", None) is not None
+
+
+def chain_future(a: Any, b: Any) -> None:
+    """Settle ``b`` as ``a`` is settled, unless ``b`` is settled before; cancelling ``b`` cancels ``a``.
+
+    Arguments:
+        a: a future of coro, asyncio or concurrent.futures.
+        b: likewise; where exactly one is of coro, all that happens to it happens on its loop.
+    """
+    loop = next((f._require_loop() for f in (b, a) if isinstance(f, Future)), None)
+
+    def on_loop(fn: Callable[[Any], None], source: Any) -> None:
+        # A concurrent future calls back in whatever thread settled it.
+        if loop is not None and isinstance(source, concurrent.futures.Future):
+            loop.add_callback(fn, source)
+        else:
+            fn(source)
+
+    def copy(source: Any) -> None:
+        if b.done():
+            return
+        if source.cancelled():
+            b.cancel()
+            return
+        error = source.exception()
+        if error is not None:
+            b.set_exception(error)
+        else:
+            b.set_result(source.result())
+
+    def cancel_back(target: Any) -> None:
+        if target.cancelled() and not a.done():
+            a.cancel()
+
+    if a.done():
+        copy(a)
+        return
+    a.add_done_callback(lambda source: on_loop(copy, source))
+    b.add_done_callback(lambda target: on_loop(cancel_back, target))

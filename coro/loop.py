@@ -1,0 +1,598 @@
+"""``IOLoop``: ready queue, timers, descriptor table; one turn at a time.
+
+A turn: choose how long to poll (not at all if something is ready, else until the next deadline),
+poll, call the handlers of the descriptors that have events, queue the timers that are due, then run
+exactly what stands in the ready queue at that point. What these callbacks add waits for the next
+turn, so however busy they are, descriptors and timers get their share.
+
+The ready queue is a deque that holds three kinds of things, told apart by type and without an object
+per callback: tuples ``(callback, args, context)``, timers that are due, and tasks (whatever has
+``_run``), which is what nearly every entry is.
+
+Waking from other threads needs no lock: the loop declares itself asleep *before* it looks at the
+queue for the last time, and ``add_callback`` appends *before* it looks whether the loop is asleep.
+Whatever the interleaving, one of the two sees the other.
+
+An event belongs to the registration that stood when the poll returned. A handler may close other
+descriptors of the same batch and reuse their numbers: their registrations are marked dead, and the
+events of the dead are dropped. The poller is level-triggered, so a new registration under the same
+number hears of its own events in the next turn.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent import futures
+from contextvars import Context, copy_context
+from datetime import timedelta
+from types import FrameType
+from typing import Any, ClassVar
+
+from coro.errors import BadYieldError, TimeoutError, WrongThreadError
+from coro.future import Future, chain_future, slot
+from coro.hooks import Hooks, Observer
+from coro.net import ERROR, READ, WRITE, Network
+from coro.timers import Timer, TimerHeap
+
+__all__ = ["IOLoop"]
+
+_app_log = logging.getLogger("coro.application")
+
+_YEAR = 366 * 86400.0
+
+
+class _Registration:
+    """One stay of a descriptor in the loop's table."""
+
+    __slots__ = ("alive", "callback", "events", "subject")
+
+    def __init__(self, subject: Any, callback: Callable[[int], Any], events: int) -> None:
+        self.subject = subject
+        self.callback = callback
+        self.events = events
+        self.alive = True
+
+
+class IOLoop:
+    """A callback loop over epoll.
+
+    Arguments:
+        make_current: make it this thread's current loop. One made with False is current while it runs.
+        clock: returns the time in seconds; monotonic.
+        network: the outside world: poller, waker, sockets.
+    """
+
+    READ = READ
+    WRITE = WRITE
+    ERROR = ERROR
+
+    # Turns what a callback returned into a future; ``gen`` fills it.
+    convert: ClassVar[Callable[[Any], Any]]
+
+    def __init__(
+        self,
+        make_current: bool = True,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        network: Network | None = None,
+    ) -> None:
+        self.time = clock
+        self.network = network if network is not None else Network()
+        self._ready: deque[Any] = deque()
+        self._timers = TimerHeap()
+        self._handlers: dict[int, _Registration] = {}
+        self._tasks: set[Any] = set()
+        self._hooks: Hooks | None = None
+        # The task whose step is running, and how deep calls of coroutines are nested in it.
+        self._current_task: Any = None
+        self._depth = 0
+        # Identity of the thread that runs the loop; None while it is not running.
+        self._thread: int | None = None
+        # True from before the last look at the ready queue until the poll is over.
+        self._asleep = False
+        self._stopping = False
+        self._closed = False
+        self._turns = 0
+        self._executor: futures.Executor | None = None
+        self._on_close: dict[Any, Callable[[], Any]] = {}
+        self._signals: dict[int, Any] = {}
+        self._poller = self.network.poller()
+        try:
+            self._waker = self.network.waker()
+            try:
+                self._poller.register(self._waker.fileno(), READ)
+            except BaseException:
+                self._waker.close()
+                raise
+        except BaseException:
+            self._poller.close()
+            raise
+        self._poll = self._poller.poll
+        self._handlers[self._waker.fileno()] = _Registration(self._waker, self._drain_waker, READ)
+        if make_current:
+            self.make_current()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "running" if self._thread is not None else "idle"
+        return (
+            f"<IOLoop {state} tasks={len(self._tasks)} timers={len(self._timers)} at {id(self):#x}>"
+        )
+
+    # --- which loop ------------------------------------------------------------------------
+
+    @staticmethod
+    def current(instance: bool = True) -> Any:
+        """Return the running loop, else this thread's current one.
+
+        Arguments:
+            instance: if there is neither, make a new one current and return it; otherwise return None.
+        """
+        loop = slot.running or slot.current
+        if loop is None and instance:
+            loop = IOLoop(make_current=True)
+        return loop
+
+    instance = current
+
+    def make_current(self) -> None:
+        """Make it this thread's current loop."""
+        slot.current = self
+
+    @staticmethod
+    def clear_current() -> None:
+        """Leave this thread without a current loop."""
+        slot.current = None
+
+    # --- running ---------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Run until ``stop`` is called.
+
+        Raises:
+            RuntimeError: this loop or another one is running in this thread, or it is closed.
+        """
+        if self._closed:
+            raise RuntimeError(f"{self!r} is closed")
+        if slot.running is not None:
+            raise RuntimeError(f"cannot start {self!r}: {slot.running!r} is running in this thread")
+        if self._thread is not None:
+            raise RuntimeError(f"{self!r} is running in another thread")
+        self._thread = threading.get_ident()
+        slot.running = self
+        in_main = threading.current_thread() is threading.main_thread()
+        if in_main:
+            previous = signal.set_wakeup_fd(self._waker.write_fileno(), warn_on_full_buffer=False)
+        try:
+            while True:
+                self._turn()
+                if self._stopping:
+                    break
+        finally:
+            if in_main:
+                signal.set_wakeup_fd(previous)
+            self._stopping = False
+            self._asleep = False
+            slot.running = None
+            self._thread = None
+
+    def stop(self) -> None:
+        """Leave ``start`` after the present turn; if it is not running, after the first turn of the next start."""
+        self._check_thread("stop")
+        self._stopping = True
+
+    def _turn(self) -> None:
+        ready = self._ready
+        self._asleep = True
+        if ready or self._stopping:
+            timeout: float | None = 0
+        else:
+            timeout = self._timers.next_deadline()
+            if timeout is not None:
+                timeout = max(0.0, timeout - self.time())
+        events = self._poll(timeout)
+        self._asleep = False
+        self._turns += 1
+        hooks = self._hooks
+        if hooks is not None:
+            hooks.turn_started(self)
+        if events:
+            self._dispatch(events)
+        if self._timers.heap:
+            ready.extend(self._timers.pop_due(self.time()))
+        item = None
+        try:
+            for _ in range(len(ready)):
+                item = ready.popleft()
+                kind = type(item)
+                if kind is tuple:
+                    self._call(*item)
+                elif kind is Timer:
+                    callback = item.callback
+                    if callback is not None:
+                        args, context = item.args, item.context
+                        item.clear()
+                        self._call(callback, args, context)
+                else:
+                    item._run()
+        finally:
+            # This frame may be referred to by a traceback that lives on.
+            item = callback = args = context = None
+        if hooks is not None:
+            hooks.turn_ended(self)
+
+    def _dispatch(self, events: list[tuple[int, int]]) -> None:
+        handlers = self._handlers
+        for registration, mask in [(handlers.get(fd), mask) for fd, mask in events]:
+            if registration is not None and registration.alive:
+                try:
+                    registration.callback(mask)
+                except (KeyboardInterrupt, SystemExit):
+                    raise
+                except BaseException:
+                    _app_log.exception("Exception in the handler of %r", registration.subject)
+
+    def _call(
+        self, callback: Callable[..., Any], args: tuple[Any, ...], context: Context | None
+    ) -> None:
+        """The one place where callbacks run."""
+        try:
+            result = context.run(callback, *args) if context is not None else callback(*args)
+            if result is not None:
+                self._follow(callback, result)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:
+            _app_log.exception("Exception in callback %r", callback)
+
+    def _follow(self, callback: Callable[..., Any], result: Any) -> None:
+        """Log the error of what a callback returned, if that is something to wait for."""
+        if isinstance(result, dict | list) and not result:
+            return
+        try:
+            future = IOLoop.convert(result)
+        except BadYieldError:
+            return
+        future.add_done_callback(functools.partial(_log_failure, callback))
+
+    def run_sync(self, func: Callable[[], Any], timeout: float | timedelta | None = None) -> Any:
+        """Start the loop, run ``func`` to its end, stop the loop, and return the result.
+
+        Arguments:
+            func: a coroutine function, or any function that returns something to wait for, or None.
+            timeout: seconds after which it is cancelled.
+        Raises:
+            TimeoutError: it did not end in time.
+            RuntimeError: ``stop`` was called before it ended.
+            BadYieldError: ``func`` returned something that cannot be waited for.
+        """
+        future: Any = None
+
+        def begin() -> None:
+            nonlocal future
+            try:
+                result = func()
+                future = Future(loop=self) if result is None else IOLoop.convert(result)
+                if result is None:
+                    future.set_result(None)
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:
+                future = Future(loop=self)
+                future.set_exception(error)
+            future.add_done_callback(lambda _: self.stop())
+
+        timed_out = False
+
+        def expire() -> None:
+            nonlocal timed_out
+            timed_out = True
+            if future is None or not future.cancel():
+                self.stop()
+
+        self.add_callback(begin)
+        timer = None if timeout is None else self.add_timeout(_deadline(self, timeout), expire)
+        try:
+            self.start()
+            if timer is not None:
+                self.remove_timeout(timer)
+            if timed_out and (future is None or not future.done() or future.cancelled()):
+                raise TimeoutError(f"Operation timed out after {timeout} seconds")
+            if future is None or not future.done():
+                raise RuntimeError("Event loop stopped before Future completed.")
+            return future.result()
+        finally:
+            # The frame may outlive the call in the traceback of the very error that the future holds.
+            del future, begin, expire, timer
+
+    def close(self, all_fds: bool = False) -> None:
+        """Give back the loop's descriptors; drop its callbacks, timers, handlers and tasks.
+
+        Arguments:
+            all_fds: also close every registered descriptor (objects by their own ``close``).
+        Raises:
+            RuntimeError: it is running.
+        """
+        if self._closed:
+            return
+        if self._thread is not None:
+            raise RuntimeError(f"cannot close {self!r}: call stop() first")
+        for release in list(self._on_close.values()):
+            try:
+                release()
+            except Exception:
+                _app_log.exception("Exception while closing %r", self)
+        self._on_close.clear()
+        for number in list(self._signals):
+            self.remove_signal_handler(number)
+        self._closed = True
+        if all_fds:
+            self._close_subjects()
+        for registration in self._handlers.values():
+            registration.alive = False
+        self._handlers.clear()
+        self._timers.clear()
+        self._ready.clear()
+        self._tasks.clear()
+        self._poller.close()
+        self._waker.close()
+        if self._executor is not None:
+            self._executor.shutdown(wait=False)
+        if slot.current is self:
+            slot.current = None
+
+    def _close_subjects(self) -> None:
+        for fd, registration in list(self._handlers.items()):
+            subject = registration.subject
+            if subject is self._waker:
+                continue
+            try:
+                if isinstance(subject, int):
+                    self.network.close_fd(fd)
+                else:
+                    subject.close()
+            except OSError:
+                _app_log.debug("error closing %r", subject, exc_info=True)
+
+    def _call_on_close(self, key: Any, release: Callable[[], Any]) -> None:
+        """Call ``release`` when the loop closes, unless ``_forget_on_close(key)`` comes first."""
+        self._on_close[key] = release
+
+    def _forget_on_close(self, key: Any) -> None:
+        self._on_close.pop(key, None)
+
+    def _check_thread(self, what: str) -> None:
+        if self._thread is not None and self._thread != threading.get_ident():
+            raise WrongThreadError(
+                f"IOLoop.{what} was called from another thread than the loop's; "
+                f"there, only add_callback is safe: loop.add_callback(loop.{what}, ...)"
+            )
+
+    # --- callbacks -------------------------------------------------------------------------
+
+    def add_callback(self, callback: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        """Call ``callback`` in the next turn. The one call that other threads and signal handlers may make.
+
+        On a closed loop it does nothing: a thread cannot know that the loop is about to close.
+        """
+        if kwargs:
+            callback = functools.partial(callback, **kwargs)
+        if self._closed:
+            return
+        self._ready.append((callback, args, copy_context()))
+        if self._asleep:
+            self._waker.wake()
+
+    spawn_callback = add_callback
+    add_callback_from_signal = add_callback
+
+    def add_future(self, future: Any, callback: Callable[[Any], Any]) -> None:
+        """Call ``callback(future)`` on this loop once the future is settled.
+
+        Arguments:
+            future: a future of coro, asyncio or concurrent.futures.
+            callback: gets the future.
+        """
+        if isinstance(future, Future):
+            future.add_done_callback(callback)
+        else:
+            context = copy_context()
+            future.add_done_callback(lambda done: self.add_callback(context.run, callback, done))
+
+    def _drain_waker(self, _events: int) -> None:
+        self._waker.drain()
+
+    # --- timers ----------------------------------------------------------------------------
+
+    def call_at(
+        self, when: float, callback: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Timer:
+        """Call ``callback`` when ``time()`` reaches ``when``; the handle is for ``remove_timeout``.
+
+        Raises:
+            ValueError: ``when`` is more than a year ahead, so probably not in terms of ``loop.time()``.
+        """
+        if self._thread is not None and self._thread != threading.get_ident():
+            self._check_thread("call_at")
+        if when > self.time() + _YEAR:
+            raise ValueError(
+                f"deadline {when!r} is more than a year ahead of loop.time(): give loop.time() + seconds, or a timedelta"
+            )
+        if kwargs:
+            callback = functools.partial(callback, **kwargs)
+        timer = Timer(when, callback, args, copy_context())
+        self._timers.add(timer)
+        return timer
+
+    def call_later(
+        self, delay: float, callback: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Timer:
+        """Call ``callback`` in ``delay`` seconds; the handle is for ``remove_timeout``."""
+        return self.call_at(self.time() + delay, callback, *args, **kwargs)
+
+    def add_timeout(
+        self, deadline: float | timedelta, callback: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Timer:
+        """Call ``callback`` at a deadline.
+
+        Arguments:
+            deadline: in terms of ``time()``, or a ``timedelta`` from now.
+            callback: called with the further arguments.
+        """
+        if isinstance(deadline, timedelta):
+            deadline = self.time() + deadline.total_seconds()
+        elif not isinstance(deadline, int | float):
+            raise TypeError(f"deadline is a number or a timedelta, not {deadline!r}")
+        return self.call_at(deadline, callback, *args, **kwargs)
+
+    def remove_timeout(self, timeout: Timer) -> None:
+        """Cancel a timer; one that has fired is left alone."""
+        if self._thread is not None and self._thread != threading.get_ident():
+            self._check_thread("remove_timeout")
+        self._timers.cancel(timeout)
+
+    # --- descriptors -----------------------------------------------------------------------
+
+    def add_handler(self, fd: Any, handler: Callable[[Any, int], Any], events: int) -> None:
+        """Call ``handler(fd, events)`` whenever the descriptor has one of the events.
+
+        Arguments:
+            fd: a descriptor, or an object with ``fileno()``; the handler gets the very object back.
+            handler: runs in a copy of the present context.
+            events: ``READ``, ``WRITE`` or both; ``ERROR`` is always told.
+        Raises:
+            ValueError: the descriptor is registered already.
+        """
+        self._check_thread("add_handler")
+        self._register(_fileno(fd), fd, functools.partial(copy_context().run, handler, fd), events)
+
+    def update_handler(self, fd: Any, events: int) -> None:
+        """Change the events of a registered descriptor."""
+        self._check_thread("update_handler")
+        number = _fileno(fd)
+        registration = self._handlers.get(number)
+        if registration is None:
+            raise KeyError(f"{fd!r} is not registered")
+        self._modify(number, registration, events)
+
+    def remove_handler(self, fd: Any) -> None:
+        """Watch a descriptor no longer; one that is unknown is left alone."""
+        self._check_thread("remove_handler")
+        self._unregister(_fileno(fd))
+
+    def _register(
+        self, fd: int, subject: Any, callback: Callable[[int], Any], events: int
+    ) -> _Registration:
+        """Watch a descriptor for a caller that needs no context of its own: ``callback(events)``."""
+        if fd in self._handlers:
+            raise ValueError(
+                f"descriptor {fd} is registered already, for {self._handlers[fd].subject!r}"
+            )
+        self._poller.register(fd, events)
+        registration = self._handlers[fd] = _Registration(subject, callback, events)
+        return registration
+
+    def _modify(self, fd: int, registration: _Registration, events: int) -> None:
+        if events != registration.events:
+            self._poller.modify(fd, events)
+            registration.events = events
+
+    def _unregister(self, fd: int) -> None:
+        registration = self._handlers.pop(fd, None)
+        if registration is None:
+            return
+        registration.alive = False
+        try:
+            self._poller.unregister(fd)
+        except (OSError, ValueError, KeyError):
+            # Closed before it was removed: the kernel forgot it by itself.
+            pass
+
+    # --- threads and signals ---------------------------------------------------------------
+
+    def run_in_executor(
+        self, executor: futures.Executor | None, func: Callable[..., Any], *args: Any
+    ) -> Future[Any]:
+        """Run a blocking function in a thread (or whatever the executor has); return a future of its result.
+
+        Arguments:
+            executor: None for the loop's default one.
+        """
+        self._check_thread("run_in_executor")
+        if executor is None:
+            if self._executor is None:
+                self._executor = futures.ThreadPoolExecutor(thread_name_prefix="coro-executor")
+            executor = self._executor
+        future: Future[Any] = Future(loop=self)
+        chain_future(executor.submit(func, *args), future)
+        return future
+
+    def set_default_executor(self, executor: futures.Executor) -> None:
+        """Set the executor that ``run_in_executor(None, ...)`` uses."""
+        self._check_thread("set_default_executor")
+        self._executor = executor
+
+    def add_signal_handler(self, number: int, callback: Callable[..., Any], *args: Any) -> None:
+        """Call ``callback`` in a turn of the loop when a signal arrives (main thread only)."""
+        self._check_thread("add_signal_handler")
+        context = copy_context()
+
+        def on_signal(_number: int, _frame: FrameType | None) -> None:
+            context.run(self.add_callback, callback, *args)
+
+        previous = signal.signal(number, on_signal)
+        self._signals.setdefault(number, previous)
+
+    def remove_signal_handler(self, number: int) -> bool:
+        """Restore what handled the signal before ``add_signal_handler``; False if nothing was added."""
+        if number not in self._signals:
+            return False
+        signal.signal(number, self._signals.pop(number))
+        return True
+
+    # --- watching --------------------------------------------------------------------------
+
+    def add_observer(self, observer: Observer) -> None:
+        """Tell an observer of this loop's turns and steps from now on."""
+        if self._hooks is None:
+            self._hooks = Hooks()
+        self._hooks.observers.append(observer)
+
+    def remove_observer(self, observer: Observer) -> None:
+        """Tell it no longer."""
+        if self._hooks is not None and observer in self._hooks.observers:
+            self._hooks.observers.remove(observer)
+            if not self._hooks.observers:
+                self._hooks = None
+
+    def statistics(self) -> dict[str, int]:
+        """Count what the loop holds now: turns so far, ready entries, tasks, timers, handlers."""
+        return {
+            "turns": self._turns,
+            "ready": len(self._ready),
+            "tasks": len(self._tasks),
+            "timers": len(self._timers),
+            "handlers": len(self._handlers) - (0 if self._closed else 1),
+        }
+
+
+slot.loop = IOLoop.current  # type: ignore[method-assign]
+
+
+def _log_failure(callback: Callable[..., Any], future: Any) -> None:
+    if not future.cancelled() and (error := future.exception()) is not None:
+        _app_log.error("Exception in callback %r", callback, exc_info=error)
+
+
+def _fileno(fd: Any) -> int:
+    return fd if isinstance(fd, int) else fd.fileno()
+
+
+def _deadline(loop: IOLoop, timeout: float | timedelta) -> float:
+    seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+    return loop.time() + seconds

@@ -1,0 +1,108 @@
+"""Waiting for several things side by side: what ``yield [a, b]`` and ``yield {"x": a}`` do."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from coro.errors import CancelledError
+from coro.future import CANCELLED, DONE, PENDING, Future, slot
+from coro.task import convert_yielded
+
+__all__ = ["multi", "multi_future"]
+
+_app_log = logging.getLogger("coro.application")
+
+Quiet = type[BaseException] | tuple[type[BaseException], ...]
+
+
+class _Multi(Future[Any]):
+    """Settled when all children are: with their results, the first error, or as cancelled."""
+
+    __slots__ = ("_cancel_asked", "_children", "_keys", "_quiet", "_unfinished")
+
+    def __init__(self, keys: list[Any] | None, children: list[Future[Any]], quiet: Quiet) -> None:
+        super().__init__(loop=slot.running or slot.loop())
+        self._keys = keys
+        self._children = children
+        self._quiet = quiet
+        self._cancel_asked = False
+        # One future may stand in several places, but is waited for once.
+        pending = {id(child): child for child in children if child._state == PENDING}
+        self._unfinished = len(pending)
+        for child in pending.values():
+            if child._loop is not self._loop:
+                child.add_done_callback(self._child_done)
+            else:
+                child._call_when_done(self._child_done)
+        if not pending:
+            self._settle()
+
+    def _child_done(self, _child: Future[Any]) -> None:
+        self._unfinished -= 1
+        if self._unfinished == 0 and self._state == PENDING:
+            self._settle()
+
+    def _settle(self) -> None:
+        children = self._children
+        results = []
+        first: BaseException | None = None
+        for child in children:
+            if child._state == DONE:
+                results.append(child._value)
+                continue
+            error = child._take_error()
+            if first is None:
+                first = error
+            elif (
+                error is not first
+                and child._state != CANCELLED
+                and not isinstance(error, self._quiet)
+            ):
+                _app_log.error("Multiple exceptions in yield list", exc_info=error)
+        self._children = []
+        if self._cancel_asked:
+            super().cancel(self._value)
+        elif first is not None:
+            self.set_exception(first)
+        else:
+            self.set_result(
+                results if self._keys is None else dict(zip(self._keys, results, strict=True))
+            )
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Cancel every unfinished child; it is cancelled itself once all of them have ended."""
+        if self._state != PENDING:
+            return False
+        self._value = msg
+        self._cancel_asked = True
+        asked = [child.cancel(msg) for child in self._children]
+        if not any(asked):
+            self._settle()
+        return True
+
+
+def multi(children: Iterable[Any] | Mapping[Any, Any], quiet_exceptions: Quiet = ()) -> Future[Any]:
+    """Wait for several things side by side; the future's result has the shape of ``children``.
+
+    If some fail, the future fails with the error of the first of them (in their order) once all have
+    ended; the further errors are logged.
+
+    Arguments:
+        children: a list (or other iterable) or dict of things that can be yielded.
+        quiet_exceptions: types of further errors that are not logged.
+    """
+    if isinstance(children, Mapping):
+        return _Multi(
+            list(children),
+            [convert_yielded(child) for child in children.values()],
+            quiet_exceptions,
+        )
+    return _Multi(None, [convert_yielded(child) for child in children], quiet_exceptions)
+
+
+multi_future = multi
+
+convert_yielded.register(list, multi)
+convert_yielded.register(dict, multi)

@@ -1,0 +1,251 @@
+"""Bounding and parting work: time limits, and what a cancellation does not pass through."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Self
+
+from coro.errors import CancelledError, TimeoutError
+from coro.future import CANCELLED, DONE, FAILED, PENDING, Future, slot
+from coro.task import Task, convert_yielded, current_task
+from coro.timers import Timer
+
+__all__ = ["Timeout", "shield", "sleep", "timeout", "timeout_at", "with_timeout"]
+
+_app_log = logging.getLogger("coro.application")
+
+Quiet = type[BaseException] | tuple[type[BaseException], ...]
+
+
+class _Sleep(Future[None]):
+    """Settled by a timer; cancelling it removes the timer."""
+
+    __slots__ = ("_timer",)
+
+    def __init__(self, seconds: float) -> None:
+        loop = slot.running or slot.loop()
+        super().__init__(loop=loop)
+        self._timer: Timer = loop.call_later(seconds, self._expire)
+
+    def _expire(self) -> None:
+        if self._state == PENDING:
+            self.set_result(None)
+
+    def cancel(self, msg: Any = None) -> bool:
+        self._loop.remove_timeout(self._timer)
+        return super().cancel(msg)
+
+    def _describe(self) -> str:
+        return f"sleep until {self._timer.deadline:.3f} {super()._describe()}"
+
+
+def sleep(duration: float) -> Future[None]:
+    """Return a future that is done after ``duration`` seconds: ``yield sleep(0.5)``."""
+    return _Sleep(duration)
+
+
+class _Follower(Future[Any]):
+    """Settled as its source is. Cancelling it leaves the source alone."""
+
+    __slots__ = ("_source",)
+
+    def __init__(self, source: Future[Any]) -> None:
+        super().__init__(loop=slot.running or slot.loop())
+        self._source: Future[Any] | None = source
+        if source._state == PENDING:
+            source.add_done_callback(self._follow)
+        else:
+            self._follow(source)
+
+    def _follow(self, source: Future[Any]) -> None:
+        self._source = None
+        if self._state != PENDING:
+            self._abandoned(source)
+        elif source._state == DONE:
+            self.set_result(source._value)
+        elif source._state == CANCELLED:
+            super().cancel(*source._take_error().args)
+        else:
+            self.set_exception(source._take_error())
+
+    def _abandoned(self, source: Future[Any]) -> None:
+        """The source is settled when nobody waits any longer; its error logs itself."""
+
+
+class _Bounded(_Follower):
+    """What ``with_timeout`` returns."""
+
+    __slots__ = ("_message", "_quiet", "_timer")
+
+    def __init__(
+        self,
+        deadline: float | timedelta,
+        source: Future[Any],
+        quiet: Quiet,
+        message: str | Callable[[], str] | None,
+    ) -> None:
+        self._timer: Timer | None = None
+        self._quiet = quiet
+        self._message = message
+        super().__init__(source)
+        if self._state == PENDING:
+            self._timer = self._loop.add_timeout(deadline, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        if self._state == PENDING:
+            message = self._message() if callable(self._message) else self._message
+            self.set_exception(TimeoutError("Timeout" if message is None else message))
+
+    def _follow(self, source: Future[Any]) -> None:
+        self._drop_timer()
+        super()._follow(source)
+
+    def _abandoned(self, source: Future[Any]) -> None:
+        if source._state == FAILED:
+            error = source._take_error()
+            if not isinstance(error, self._quiet):
+                _app_log.error("Exception in Future %r after timeout", source, exc_info=error)
+
+    def cancel(self, msg: Any = None) -> bool:
+        self._drop_timer()
+        return super().cancel(msg)
+
+    def _drop_timer(self) -> None:
+        if self._timer is not None:
+            self._loop.remove_timeout(self._timer)
+            self._timer = None
+
+
+def with_timeout(
+    timeout: float | timedelta,
+    future: Any,
+    quiet_exceptions: Quiet = (),
+    *,
+    message: str | Callable[[], str] | None = None,
+) -> Future[Any]:
+    """Wait for something, but not longer than a deadline. What is waited for is not cancelled.
+
+    Arguments:
+        timeout: a deadline in terms of ``loop.time()``, or a ``timedelta`` from now.
+        future: anything that can be yielded.
+        quiet_exceptions: types of errors that are not logged if they come after the deadline.
+        message: text of the ``TimeoutError``; a callable is called only if it is needed.
+    Raises:
+        TimeoutError: (in the returned future) the deadline came first.
+    """
+    return _Bounded(timeout, convert_yielded(future), quiet_exceptions, message)
+
+
+def shield(future: Any) -> Future[Any]:
+    """Wait for something without passing a cancellation on to it.
+
+    Arguments:
+        future: anything that can be yielded.
+    """
+    return _Follower(convert_yielded(future))
+
+
+class Timeout:
+    """A block whose work is cancelled when it runs over a deadline; see ``timeout``."""
+
+    __slots__ = ("_cancelling", "_expired", "_task", "_timer", "deadline")
+
+    def __init__(self, deadline: float | None) -> None:
+        self.deadline = deadline
+        self._task: Task[Any] | None = None
+        self._timer: Timer | None = None
+        self._cancelling = 0
+        self._expired = False
+
+    def expired(self) -> bool:
+        """Whether the deadline passed inside the block."""
+        return self._expired
+
+    def reschedule(self, deadline: float | None) -> None:
+        """Move the deadline (in terms of ``loop.time()``; None: no deadline) while inside the block."""
+        if self._task is None or self._expired:
+            raise RuntimeError(
+                "a Timeout can be rescheduled only inside its block and before it expired"
+            )
+        self.deadline = deadline
+        self._drop_timer()
+        if deadline is not None:
+            self._timer = self._task._loop.call_at(deadline, self._expire)
+
+    def __enter__(self) -> Self:
+        task = current_task()
+        if task is None:
+            raise RuntimeError(
+                "timeout() works only inside a coroutine: with timeout(5): yield ..."
+            )
+        if self._task is not None:
+            raise RuntimeError("a Timeout serves for one block only")
+        self._task = task
+        self._cancelling = task.cancelling()
+        self.reschedule(self.deadline)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        task = self._task
+        if task is None:
+            return
+        self._drop_timer()
+        self._task = None
+        if (
+            self._expired
+            and task.uncancel() <= self._cancelling
+            and isinstance(error, CancelledError)
+        ):
+            raise TimeoutError("the block ran over its time limit") from error
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.__exit__(kind, error, traceback)
+
+    def _expire(self) -> None:
+        self._timer = None
+        self._expired = True
+        if self._task is not None:
+            self._task.cancel()
+
+    def _drop_timer(self) -> None:
+        if self._timer is not None and self._task is not None:
+            self._task._loop.remove_timeout(self._timer)
+            self._timer = None
+
+
+def timeout(seconds: float | timedelta | None) -> Timeout:
+    """Bound a block: ``with timeout(5): yield fetch(url)``.
+
+    What the block waits for when the time is over is cancelled, its clean-up is waited for, and the
+    block ends with ``TimeoutError``.
+
+    Arguments:
+        seconds: the limit, or None for no limit.
+    """
+    if seconds is None:
+        return Timeout(None)
+    if isinstance(seconds, timedelta):
+        seconds = seconds.total_seconds()
+    return Timeout((slot.running or slot.loop()).time() + seconds)
+
+
+def timeout_at(deadline: float | None) -> Timeout:
+    """Bound a block like ``timeout``, by a deadline in terms of ``loop.time()``."""
+    return Timeout(deadline)
