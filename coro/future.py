@@ -250,6 +250,25 @@ class Future(Generic[T]):
         if self._waiter is not None or self._callbacks is not None:
             self._wake()
 
+    def _settle(self, result: Any) -> None:
+        """``set_result`` for coro's own code, which runs in the loop's thread and knows that it is pending."""
+        self._state = DONE
+        self._value = result
+        waiter = self._waiter
+        if waiter is not None and self._callbacks is None:
+            self._waiter = None
+            self._loop._ready.append(waiter)
+        elif waiter is not None or self._callbacks is not None:
+            self._wake()
+
+    def _fail_quietly(self, error: BaseException) -> None:
+        """``set_exception`` where it does not matter whether anybody looks at the error."""
+        self._state = FAILED
+        self._value = error
+        self._traceback = error.__traceback__
+        if self._waiter is not None or self._callbacks is not None:
+            self._wake()
+
     def _arm(self, error: BaseException) -> None:
         """Let the error be logged when the future dies before anybody looked at it."""
         self._unretrieved = _Unretrieved(error, self._origin())

@@ -102,6 +102,9 @@ class IOLoop:
         self._executor: futures.Executor | None = None
         self._on_close: dict[Any, Callable[[], Any]] = {}
         self._signals: dict[int, Any] = {}
+        # What is returned where nothing is left to wait for: settled once, shared.
+        self.nothing: Future[None] = Future(loop=self)
+        self.nothing.set_result(None)
         self._poller = self.network.poller()
         try:
             self._waker = self.network.waker()

@@ -237,3 +237,14 @@ def listening_sockets(
             sock.close()
         raise
     return sockets
+
+
+def set_nodelay(sock: socket.socket, value: bool) -> None:
+    """Set TCP_NODELAY on a TCP socket; leave others alone."""
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1 if value else 0)
+
+
+def socket_error(sock: socket.socket) -> int:
+    """Return and clear the pending error of a socket (SO_ERROR); 0 if there is none."""
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)

@@ -1,0 +1,784 @@
+"""``IOStream``: reads and writes on a non-blocking socket; ``SSLIOStream``: the same over TLS.
+
+A stream is in one of four states: CONNECTING, HANDSHAKING (TLS only), OPEN, CLOSED, and moves only
+forward. At most one read is pending (``_read``), any number of writes.
+
+Reading. A read is answered from the buffer if that suffices; otherwise it waits for the descriptor
+to be readable. The stream then receives one chunk per event: the poller is level-triggered and will
+tell again, so one fast peer cannot starve others, and no call is spent on learning that nothing is
+left. Interest in READ stays registered from read to read. When an event finds no reader, one chunk is
+taken into the buffer (so that the end of an idle connection is noticed), and once that holds
+something, the next event without a reader drops the interest: the peer then feels the pressure.
+
+Writing. A write is tried at once, and what the system did not take is queued and sent when the
+descriptor is writable, a bounded amount per event. Each write's future is done when its own last byte
+was handed to the system.
+
+Closing. Bytes that were received before the end stay readable; the end is told when they are used up.
+A pending read or write ends with ``StreamClosedError``, whose ``real_error`` is what closed the
+stream. Futures of a stream do not complain when nobody looks at their error: the next operation on
+the stream raises it again.
+
+TLS on a socket is an ``ssl.SSLSocket`` under the same code. Two things differ: bytes that wait inside
+the TLS layer do not show at the descriptor, so they are drained before the descriptor is waited for;
+and "not now" arrives as ``SSLWantReadError`` or ``SSLWantWriteError``.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import re
+import ssl
+import sys
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from coro.buffer import Bytes, ReadBuffer, WriteQueue
+from coro.errors import StreamBufferFullError, StreamClosedError, UnsatisfiableReadError
+from coro.future import PENDING, Future, slot
+from coro.loop import IOLoop
+from coro.net import (
+    CONNECT_IN_PROGRESS,
+    ERROR,
+    READ,
+    WRITE,
+    SocketAddress,
+    set_nodelay,
+    socket_error,
+)
+from coro.tls import TLSOptions, context_for, wrap
+
+__all__ = ["IOStream", "SSLIOStream"]
+
+_log = logging.getLogger("coro.general")
+
+CONNECTING, HANDSHAKING, OPEN, CLOSED = range(4)
+_STATE_NAMES = ("connecting", "handshaking", "open", "closed")
+
+# Kinds of reads.
+EXACT, PARTIAL, DELIMITER, REGEX, INTO, UNTIL_CLOSE = range(6)
+_READ_NAMES = (
+    "read_bytes",
+    "read_bytes(partial)",
+    "read_until",
+    "read_until_regex",
+    "read_into",
+    "read_until_close",
+)
+
+DEFAULT_MAX_BUFFER = 100 * 1024 * 1024
+DEFAULT_CHUNK = 64 * 1024
+
+# How much one event may send, in how many pieces.
+WRITE_BUDGET = 256 * 1024
+WRITE_PIECES = 64
+
+_NOT_NOW = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+_RESETS = frozenset({errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE, errno.ETIMEDOUT})
+
+F = TypeVar("F", bound=Future[Any])
+
+
+class _Read(Future[Any]):
+    """A pending read. Cancelling it takes nothing from the stream."""
+
+    __slots__ = ("filled", "kind", "limit", "pattern", "size", "stream", "target")
+
+    def __init__(self, stream: IOStream, kind: int, size: int) -> None:
+        super().__init__(loop=stream.io_loop)
+        self.stream = stream
+        self.kind = kind
+        self.size = size
+
+    pattern: Any  # delimiter or compiled expression
+    limit: int | None  # max_bytes of a search
+    target: Any  # the caller's buffer of read_into
+    filled: int  # bytes written to it so far
+
+    def cancel(self, msg: Any = None) -> bool:
+        if self._state == PENDING:
+            self.stream._unread(self)
+        return super().cancel(msg)
+
+    def _describe(self) -> str:
+        return f"{_READ_NAMES[self.kind]} on {self.stream!r} {super()._describe()}"
+
+
+class _Opening(Future[Any]):
+    """A pending connect or handshake. Cancelling it closes the socket."""
+
+    __slots__ = ("stream",)
+
+    def __init__(self, stream: IOStream) -> None:
+        super().__init__(loop=stream.io_loop)
+        self.stream = stream
+
+    def cancel(self, msg: Any = None) -> bool:
+        if self._state != PENDING:
+            return False
+        super().cancel(msg)
+        self.stream.close()
+        return True
+
+    def _describe(self) -> str:
+        return f"opening of {self.stream!r} {super()._describe()}"
+
+
+class IOStream:
+    """A stream of bytes on a non-blocking socket, connected or about to be.
+
+    Arguments:
+        socket: the socket; the stream owns it from now on.
+        max_buffer_size: bytes that may wait to be asked for (default 100 MB).
+        read_chunk_size: bytes to receive at once (default 64 KB, at most half of ``max_buffer_size``).
+        max_write_buffer_size: bytes that may wait to be sent (default: no limit).
+    """
+
+    def __init__(
+        self,
+        socket: Any,
+        *,
+        max_buffer_size: int | None = None,
+        read_chunk_size: int | None = None,
+        max_write_buffer_size: int | None = None,
+    ) -> None:
+        self.socket: Any = socket
+        self.io_loop: IOLoop = slot.running or slot.loop()
+        self.max_buffer_size = max_buffer_size or DEFAULT_MAX_BUFFER
+        self.read_chunk_size = min(
+            read_chunk_size or DEFAULT_CHUNK, max(1, self.max_buffer_size // 2)
+        )
+        self.max_write_buffer_size = max_write_buffer_size
+        # The error that closed the stream, if one did.
+        self.error: BaseException | None = None
+        self._fd: int = socket.fileno()
+        self._buffer = ReadBuffer()
+        self._queue = WriteQueue()
+        # (value of queue.added at which it is done, future), in order.
+        self._writes: deque[tuple[int, Future[None]]] = deque()
+        self._read: _Read | None = None
+        self._opening: _Opening | None = None
+        self._registration: Any = None
+        self._close_callback: Callable[[], Any] | None = None
+        self._state = OPEN
+        socket.setblocking(False)
+        self._bind()
+
+    def _bind(self) -> None:
+        self._recv: Callable[[int], bytes] = self.socket.recv
+        self._recv_into: Callable[[memoryview], int] = self.socket.recv_into
+        self._send: Callable[[Bytes], int] = self.socket.send
+
+    def __repr__(self) -> str:
+        parts = [f"fd={self._fd}", _STATE_NAMES[self._state]]
+        if len(self._buffer):
+            parts.append(f"buffered={len(self._buffer)}")
+        if self._queue.size:
+            parts.append(f"unsent={self._queue.size}")
+        if self._read is not None:
+            parts.append(_READ_NAMES[self._read.kind])
+        if self.error is not None:
+            parts.append(f"error={self.error!r}")
+        return f"<{type(self).__name__} {' '.join(parts)}>"
+
+    # --- looking ---------------------------------------------------------------------------
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        return self._fd
+
+    def closed(self) -> bool:
+        """Whether it is closed. Bytes received before may still be readable."""
+        return self._state == CLOSED
+
+    def reading(self) -> bool:
+        """Whether a read is pending."""
+        return self._read is not None
+
+    def writing(self) -> bool:
+        """Whether bytes wait to be sent."""
+        return self._queue.size > 0
+
+    def set_close_callback(self, callback: Callable[[], Any] | None) -> None:
+        """Call ``callback()`` (in a turn of the loop) when the stream is closed, by whomever."""
+        self._close_callback = callback
+        if callback is not None:
+            if self._state == CLOSED:
+                self._schedule_close_callback()
+            elif self._state == OPEN:
+                self.watch()
+
+    def watch(self) -> None:
+        """Notice the peer's end also while nobody reads; up to one chunk may be buffered meanwhile."""
+        if not len(self._buffer):
+            self._want(READ)
+
+    def set_nodelay(self, value: bool) -> None:
+        """Send small writes at once (TCP_NODELAY), or let the system gather them. Ignored without TCP."""
+        if self._state != CLOSED:
+            set_nodelay(self.socket, value)
+
+    # --- opening ---------------------------------------------------------------------------
+
+    def connect(self, address: SocketAddress, server_hostname: str | None = None) -> Future[Any]:
+        """Connect to a socket address; return a future of the stream itself.
+
+        Writes may begin at once; they are sent when the connection stands. Cancelling the future
+        closes the stream.
+
+        Arguments:
+            address: as the socket's family has it: ``(ip, port)``, a path for unix sockets.
+            server_hostname: for TLS, the name that the peer must prove.
+        Raises:
+            StreamClosedError: (in the future) the connection failed; ``real_error`` tells why.
+        """
+        future = self._opening = _Opening(self)
+        self._state = CONNECTING
+        code = 0
+        try:
+            code = self.socket.connect_ex(address)
+            if code and code not in CONNECT_IN_PROGRESS:
+                raise OSError(code, os.strerror(code))
+            self._want(WRITE)
+        except OSError as error:
+            self.close(error)
+        return future
+
+    def _on_connected(self) -> None:
+        code = socket_error(self.socket)
+        if code:
+            self.close(OSError(code, os.strerror(code)))
+            return
+        self._state = OPEN
+        self._finish_opening(self)
+        self._after_opening()
+
+    def _finish_opening(self, result: Any) -> None:
+        opening = self._opening
+        self._opening = None
+        if opening is not None and opening._state == PENDING:
+            opening._settle(result)
+
+    def _after_opening(self) -> None:
+        """Set what to wait for, now that bytes may flow."""
+        if self._queue.size:
+            self._on_writable()
+        if self._state == OPEN:
+            events = WRITE if self._queue.size else 0
+            if self._read is not None or self._close_callback is not None:
+                events |= READ
+            self._set_events(events)
+
+    def start_tls(
+        self,
+        server_side: bool,
+        ssl_options: TLSOptions = None,
+        server_hostname: str | None = None,
+    ) -> Future[SSLIOStream]:
+        """Begin TLS on this connection; return a future of the new stream, which replaces this one.
+
+        Arguments:
+            server_side: which side of the handshake to take.
+            ssl_options: an ``ssl.SSLContext``, a dict of its options, or None for the safe defaults.
+            server_hostname: for clients, the name that the peer must prove.
+        Raises:
+            ValueError: the stream is not idle, or holds bytes that were received before the upgrade
+                (which an attacker may have put there).
+            ssl.SSLError: (in the future) the handshake failed.
+        """
+        if self._state != OPEN or self._read is not None or self._queue.size or len(self._buffer):
+            raise ValueError(f"{self!r} is not idle; cannot convert to SSL")
+        context = context_for(ssl_options, server_side)
+        self._forget_events()
+        plain, self.socket = self.socket, None
+        self._state = CLOSED
+        callback, self._close_callback = self._close_callback, None
+        stream = SSLIOStream(
+            wrap(plain, context, server_side=server_side, server_hostname=server_hostname),
+            max_buffer_size=self.max_buffer_size,
+            read_chunk_size=self.read_chunk_size,
+            max_write_buffer_size=self.max_write_buffer_size,
+        )
+        stream._close_callback = callback
+        return stream.wait_for_handshake()
+
+    # --- reading ---------------------------------------------------------------------------
+
+    def read_bytes(self, num_bytes: int, partial: bool = False) -> Future[bytes]:
+        """Read ``num_bytes`` bytes.
+
+        Arguments:
+            num_bytes: how many.
+            partial: be content with fewer, at least one.
+        Raises:
+            StreamClosedError: the stream is closed and the buffer does not suffice.
+        """
+        if not isinstance(num_bytes, int):
+            raise TypeError(f"num_bytes is an int, not {num_bytes!r}")
+        return self._begin(_Read(self, PARTIAL if partial else EXACT, num_bytes))
+
+    def read_into(self, buf: bytearray | memoryview, partial: bool = False) -> Future[int]:
+        """Read into a buffer of the caller's; return a future of the number of bytes.
+
+        Arguments:
+            buf: a writable buffer, filled whole. Until the future is done it must not be resized.
+            partial: be content with fewer bytes, at least one.
+        """
+        with memoryview(buf) as view:
+            read = _Read(self, INTO, view.nbytes)
+        read.target = buf
+        read.filled = 0
+        read.limit = 1 if partial else read.size
+        return self._begin(read)
+
+    def read_until(self, delimiter: bytes, max_bytes: int | None = None) -> Future[bytes]:
+        """Read up to and including a delimiter.
+
+        Arguments:
+            delimiter: the bytes to look for.
+            max_bytes: close the stream if the delimiter does not end within that many bytes.
+        """
+        read = _Read(self, DELIMITER, 0)
+        read.pattern = delimiter
+        read.limit = max_bytes
+        return self._begin(read)
+
+    def read_until_regex(self, regex: bytes, max_bytes: int | None = None) -> Future[bytes]:
+        """Read up to and including the first match of a regular expression.
+
+        Arguments:
+            regex: the expression.
+            max_bytes: close the stream if the match does not end within that many bytes.
+        """
+        read = _Read(self, REGEX, 0)
+        read.pattern = re.compile(regex)
+        read.limit = max_bytes
+        return self._begin(read)
+
+    def read_until_close(self) -> Future[bytes]:
+        """Read all that comes until the peer closes, or resets, the connection."""
+        return self._begin(_Read(self, UNTIL_CLOSE, 0))
+
+    def _begin(self, read: _Read) -> Future[Any]:
+        if self._read is not None:
+            if self._state == CLOSED:
+                raise StreamClosedError(self.error)
+            raise AssertionError(f"Already reading: {self!r}")
+        try:
+            done = self._try(read)
+        except UnsatisfiableReadError as error:
+            self._read = read
+            self._reject(error)
+            return read
+        if done:
+            return read
+        if self._state == CLOSED:
+            if read.kind == UNTIL_CLOSE:
+                self._answer(read, self._buffer.take(len(self._buffer)))
+                return read
+            self._unread(read)
+            raise StreamClosedError(self.error)
+        self._read = read
+        if self._state == OPEN:
+            if self._registration is None or not self._registration.events & READ:
+                self._want(READ)
+            self._drain_hidden()
+        return read
+
+    def _drain_hidden(self) -> None:
+        """Receive what does not show at the descriptor (TLS)."""
+
+    def _try(self, read: _Read) -> bool:
+        """Answer a read from the buffer if that suffices."""
+        buffer = self._buffer
+        kind = read.kind
+        if kind == PARTIAL:
+            if not len(buffer) and read.size:
+                return False
+            return self._answer(read, buffer.take(read.size))
+        if kind == EXACT:
+            return len(buffer) >= read.size and self._answer(read, buffer.take(read.size))
+        if kind == UNTIL_CLOSE:
+            return False
+        if kind == INTO:
+            if len(buffer) and read.filled < read.size:
+                with (
+                    memoryview(read.target) as view,
+                    view.cast("B") as target,
+                    target[read.filled :] as rest,
+                ):
+                    read.filled += buffer.take_into(rest)
+            return read.filled >= min(read.limit or 0, read.size) and self._answer(
+                read, read.filled
+            )
+        end = buffer.find(read.pattern) if kind == DELIMITER else buffer.search(read.pattern)
+        if read.limit is not None and (end if end >= 0 else len(buffer)) > read.limit:
+            what = "delimiter" if kind == DELIMITER else "regex"
+            pattern = read.pattern if kind == DELIMITER else read.pattern.pattern
+            raise UnsatisfiableReadError(f"{what} {pattern!r} not found within {read.limit} bytes")
+        return end >= 0 and self._answer(read, buffer.take(end))
+
+    def _answer(self, read: _Read, value: Any) -> bool:
+        if self._read is read:
+            self._read = None
+        read._settle(value)
+        return True
+
+    def _unread(self, read: _Read) -> None:
+        """Take back a read that was cancelled or cannot begin, with the bytes it has taken."""
+        if self._read is read:
+            self._read = None
+        if read.kind == INTO and read.filled:
+            with (
+                memoryview(read.target) as view,
+                view.cast("B") as target,
+                target[: read.filled] as taken,
+            ):
+                self._buffer.prepend(taken)
+            read.filled = 0
+
+    def _reject(self, error: UnsatisfiableReadError) -> None:
+        _log.info("Unsatisfiable read, closing connection: %s", error)
+        self.close(error)
+
+    def _on_readable(self) -> None:
+        read = self._read
+        buffer = self._buffer
+        if read is None and len(buffer):
+            self._unwant(READ)
+            return
+        try:
+            if read is not None and read.kind == INTO:
+                with (
+                    memoryview(read.target) as view,
+                    view.cast("B") as target,
+                    target[read.filled :] as rest,
+                ):
+                    count = self._recv_into(rest)
+                read.filled += count
+                chunk = b""
+            else:
+                chunk = self._recv(self.read_chunk_size)
+                count = len(chunk)
+        except _NOT_NOW:
+            return
+        except OSError as error:
+            self._on_read_error(error)
+            return
+        if not count:
+            self.close()
+        elif read is None:
+            buffer.append(chunk)
+        elif read.kind == PARTIAL and count <= read.size and not len(buffer):
+            self._read = None
+            read._settle(chunk)
+        else:
+            buffer.append(chunk)
+            try:
+                if not self._try(read) and len(buffer) > self.max_buffer_size:
+                    _log.error("Reached maximum read buffer size")
+                    self.close(StreamBufferFullError("Reached maximum read buffer size"))
+            except UnsatisfiableReadError as error:
+                self._reject(error)
+
+    def _on_read_error(self, error: OSError) -> None:
+        if not _is_reset(error):
+            _log.warning("error on read: %s", error)
+        self.close(error)
+
+    # --- writing ---------------------------------------------------------------------------
+
+    def write(self, data: Bytes) -> Future[None]:
+        """Send bytes; return a future that is done when the last of them was handed to the system.
+
+        Arguments:
+            data: bytes, a bytearray (which must not change until then) or a memoryview.
+        Raises:
+            StreamClosedError: the stream is closed.
+            StreamBufferFullError: more than ``max_write_buffer_size`` bytes would wait.
+        """
+        if self._state == CLOSED:
+            raise StreamClosedError(self.error)
+        queue = self._queue
+        if type(data) is bytes and not queue.size and self._state == OPEN:
+            try:
+                sent = self._send(data)
+                if sent == len(data):
+                    return self.io_loop.nothing
+            except _NOT_NOW:
+                sent = 0
+            except OSError as error:
+                return self._write_failed(error)
+            view = memoryview(data)[sent:]
+        else:
+            view = memoryview(data).cast("B")
+        size = len(view)
+        if (
+            self.max_write_buffer_size is not None
+            and queue.size + size > self.max_write_buffer_size
+        ):
+            view.release()
+            raise StreamBufferFullError("Reached maximum write buffer size")
+        if not size:
+            return self._empty_write()
+        was_empty = not queue.size
+        queue.append(view)
+        future: Future[None] = Future(loop=self.io_loop)
+        self._writes.append((queue.added, future))
+        if self._state == OPEN:
+            if was_empty and type(data) is not bytes:
+                self._on_writable()
+            if self._queue.size:
+                self._want(WRITE)
+        return future
+
+    def _empty_write(self) -> Future[None]:
+        """A write of nothing is done when the writes before it are."""
+        return self._writes[-1][1] if self._writes else self.io_loop.nothing
+
+    def _write_failed(self, error: OSError) -> Future[None]:
+        if not _is_reset(error):
+            _log.warning("Write error on fd %s: %s", self._fd, error)
+        self.close(error)
+        future: Future[None] = Future(loop=self.io_loop)
+        future._fail_quietly(StreamClosedError(error))
+        return future
+
+    def _on_writable(self) -> None:
+        queue = self._queue
+        if queue.size:
+            try:
+                sent = self._send_views(queue.peek(WRITE_BUDGET, WRITE_PIECES))
+            except _NOT_NOW:
+                return
+            except OSError as error:
+                if not _is_reset(error):
+                    _log.warning("Write error on fd %s: %s", self._fd, error)
+                self.close(error)
+                return
+            queue.advance(sent)
+            done = queue.added - queue.size
+            writes = self._writes
+            while writes and writes[0][0] <= done:
+                future = writes.popleft()[1]
+                if future._state == PENDING:
+                    future._settle(None)
+        if not queue.size:
+            self._unwant(WRITE)
+
+    def _send_views(self, views: list[memoryview]) -> int:
+        """Send the first bytes of the queue with one call; return how many went."""
+        if len(views) == 1:
+            with views[0][:WRITE_BUDGET] as view:
+                return self._send(view)
+        return self.socket.sendmsg(views)  # type: ignore[no-any-return]
+
+    # --- events ----------------------------------------------------------------------------
+
+    def _on_events(self, events: int) -> None:
+        state = self._state
+        if state == OPEN:
+            if events & (READ | ERROR):
+                self._on_readable()
+            if events & WRITE and self._state == OPEN:
+                self._on_writable()
+        elif state == CONNECTING:
+            self._on_connected()
+
+    def _want(self, events: int) -> None:
+        """Listen for further events."""
+        registration = self._registration
+        if registration is None:
+            self._registration = self.io_loop._register(self._fd, self, self._on_events, events)
+        elif registration.events & events != events:
+            self.io_loop._modify(self._fd, registration, registration.events | events)
+
+    def _unwant(self, events: int) -> None:
+        registration = self._registration
+        if registration is not None and registration.events & events:
+            self._set_events(registration.events & ~events)
+
+    def _set_events(self, events: int) -> None:
+        if not events:
+            # Not merely an empty mask: a hang-up is told whatever the mask, and would spin.
+            self._forget_events()
+        elif self._registration is None:
+            self._want(events)
+        else:
+            self.io_loop._modify(self._fd, self._registration, events)
+
+    def _forget_events(self) -> None:
+        if self._registration is not None:
+            self._registration = None
+            self.io_loop._unregister(self._fd)
+
+    # --- closing ---------------------------------------------------------------------------
+
+    def close(self, exc_info: bool | BaseException = False) -> None:
+        """Close the stream now; unsent bytes are dropped, received ones stay readable.
+
+        Arguments:
+            exc_info: the error to give as reason, or True for the one being handled.
+        """
+        if self._state == CLOSED:
+            return
+        if exc_info:
+            self.error = _current_error() if exc_info is True else exc_info  # type: ignore[assignment]
+        self._state = CLOSED
+        self._forget_events()
+        self._close_socket()
+        self._queue.clear()
+        read = self._read
+        if read is not None:
+            if read.kind == UNTIL_CLOSE and (self.error is None or _is_reset(self.error)):
+                self._answer(read, self._buffer.take(len(self._buffer)))
+            else:
+                self._unread(read)
+                self._fail(read)
+        while self._writes:
+            self._fail(self._writes.popleft()[1])
+        opening, self._opening = self._opening, None
+        if opening is not None:
+            self._fail_opening(opening)
+        if self._close_callback is not None:
+            self._schedule_close_callback()
+
+    def _close_socket(self) -> None:
+        self.socket.close()
+
+    def _fail(self, future: Future[Any]) -> None:
+        if future._state == PENDING:
+            future._fail_quietly(StreamClosedError(self.error))
+
+    def _fail_opening(self, opening: _Opening) -> None:
+        self._fail(opening)
+
+    def _schedule_close_callback(self) -> None:
+        callback, self._close_callback = self._close_callback, None
+        if callback is not None:
+            self.io_loop.add_callback(callback)
+
+
+class SSLIOStream(IOStream):
+    """An ``IOStream`` over TLS.
+
+    Arguments:
+        socket: a plain socket, wrapped when it is connected, or an ``ssl.SSLSocket``.
+        ssl_options: an ``ssl.SSLContext``, a dict of its options, or None for the safe defaults.
+        server_side: which side of the handshake to take, for a plain socket.
+    """
+
+    def __init__(self, socket: Any, *, ssl_options: TLSOptions = None, **limits: Any) -> None:
+        super().__init__(socket, **limits)
+        self._ssl_options = ssl_options
+        self._server_hostname: str | None = None
+        if isinstance(socket, ssl.SSLSocket):
+            self._state = HANDSHAKING
+            # What the handshake waits for: READ or WRITE. It begins in the next turn.
+            self._want(WRITE)
+
+    def connect(self, address: SocketAddress, server_hostname: str | None = None) -> Future[Any]:
+        """Connect and shake hands; see ``IOStream.connect``."""
+        self._server_hostname = server_hostname
+        return super().connect(address)
+
+    def wait_for_handshake(self) -> Future[SSLIOStream]:
+        """Return a future of the stream that is done once the handshake is.
+
+        Raises:
+            RuntimeError: somebody waits for it already.
+            ssl.SSLError: (in the future) it failed.
+        """
+        if self._opening is not None:
+            raise RuntimeError(f"the handshake of {self!r} is waited for already")
+        future = _Opening(self)
+        if self._state == OPEN:
+            future._settle(self)
+        elif self._state == CLOSED:
+            self._fail_opening(future)
+        else:
+            self._opening = future
+        return future
+
+    def _on_connected(self) -> None:
+        code = socket_error(self.socket)
+        if code:
+            self.close(OSError(code, os.strerror(code)))
+            return
+        self._forget_events()
+        try:
+            context = context_for(self._ssl_options, server_side=False)
+            self.socket = wrap(
+                self.socket, context, server_side=False, server_hostname=self._server_hostname
+            )
+        except (OSError, ValueError) as error:
+            self.close(error)
+            return
+        self._bind()
+        self._state = HANDSHAKING
+        self._shake()
+
+    def _shake(self) -> None:
+        try:
+            self.socket.do_handshake()
+        except ssl.SSLWantReadError:
+            self._set_events(READ)
+        except ssl.SSLWantWriteError:
+            self._set_events(WRITE)
+        except OSError as error:
+            if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
+                _log.warning("SSL Error on %s: %s", self._fd, error)
+            self.close(error)
+        except ValueError as error:
+            self.close(error)
+        else:
+            self._state = OPEN
+            self._finish_opening(self)
+            self._after_opening()
+            self._drain_hidden()
+
+    def _fail_opening(self, opening: _Opening) -> None:
+        if opening._state != PENDING:
+            return
+        error = self.error
+        opening._fail_quietly(
+            error if isinstance(error, ssl.SSLError) else StreamClosedError(error)
+        )
+
+    def _on_events(self, events: int) -> None:
+        if self._state == HANDSHAKING:
+            self._shake()
+        else:
+            super()._on_events(events)
+
+    def _on_readable(self) -> None:
+        super()._on_readable()
+        if self._state == OPEN and self._read is not None:
+            self._drain_hidden()
+
+    def _drain_hidden(self) -> None:
+        """Receive records that the TLS layer has decrypted already; bounded by what one holds."""
+        while self._state == OPEN and self._read is not None and self.socket.pending():
+            super()._on_readable()
+
+    def _send_views(self, views: list[memoryview]) -> int:
+        with views[0][:WRITE_BUDGET] as view:
+            return self._send(view)
+
+    def start_tls(self, *args: Any, **kwargs: Any) -> Future[SSLIOStream]:
+        """TLS inside TLS is not possible on a socket's own TLS."""
+        raise NotImplementedError("TLS inside TLS is not supported on this stream")
+
+
+def _is_reset(error: BaseException | None) -> bool:
+    """Whether an error is the peer's rude way to say goodbye, no more."""
+    return isinstance(error, ssl.SSLEOFError) or (
+        isinstance(error, OSError) and error.errno in _RESETS
+    )
+
+
+def _current_error() -> BaseException | None:
+    return sys.exc_info()[1]
