@@ -22,29 +22,30 @@ class ReadBuffer:
     where the last search for the same delimiter ended.
     """
 
-    __slots__ = ("_data", "_delimiter", "_searched")
+    __slots__ = ("_delimiter", "_searched", "data")
 
     def __init__(self) -> None:
-        self._data = bytearray()
+        # The bytes; always this one object, so that a look at it is all a reader needs.
+        self.data = bytearray()
         self._delimiter = b""
         # Invariant: no ``_delimiter`` begins before this position.
         self._searched = 0
 
     def __len__(self) -> int:
-        return len(self._data)
+        return len(self.data)
 
     def append(self, chunk: bytes) -> None:
         """Add bytes at the end."""
-        self._data += chunk
+        self.data += chunk
 
     def prepend(self, chunk: Bytes) -> None:
         """Give back bytes that were taken."""
-        self._data[:0] = chunk
+        self.data[:0] = chunk
         self._searched = 0
 
     def take(self, size: int) -> bytes:
         """Remove and return the first ``size`` bytes, or all if there are fewer."""
-        data = self._data
+        data = self.data
         self._searched = max(0, self._searched - size)
         if size >= len(data):
             taken = bytes(data)
@@ -57,7 +58,7 @@ class ReadBuffer:
 
     def take_into(self, target: memoryview) -> int:
         """Move bytes into ``target``, as many as fit or there are; return how many."""
-        data = self._data
+        data = self.data
         count = min(len(target), len(data))
         with memoryview(data) as view:
             target[:count] = view[:count]
@@ -70,16 +71,16 @@ class ReadBuffer:
         if delimiter != self._delimiter:
             self._delimiter = delimiter
             self._searched = 0
-        at = self._data.find(delimiter, self._searched)
+        at = self.data.find(delimiter, self._searched)
         if at >= 0:
             self._searched = at
             return at + len(delimiter)
-        self._searched = max(0, len(self._data) - len(delimiter) + 1)
+        self._searched = max(0, len(self.data) - len(delimiter) + 1)
         return -1
 
     def search(self, pattern: re.Pattern[bytes]) -> int:
         """Return the position just after the first match of a regular expression, or -1."""
-        match = pattern.search(self._data)
+        match = pattern.search(self.data)
         return -1 if match is None else match.end()
 
 

@@ -23,6 +23,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator
 from contextvars import Context, copy_context
+from threading import get_ident
 from types import GenericAlias, TracebackType
 from typing import Any, Generic, Protocol, TypeAlias, cast
 
@@ -206,9 +207,13 @@ class Future(Generic[T]):
 
         Raises:
             InvalidStateError: it is settled already.
+            WrongThreadError: its loop is running in another thread.
         """
         if self._state != PENDING:
             raise InvalidStateError(f"{self!r} is settled already")
+        loop = self._loop
+        if loop is not None and loop._thread is not None and loop._thread != get_ident():
+            self._refuse_thread()
         self._state = DONE
         self._value = result
         if self._waiter is not None or self._callbacks is not None:
@@ -219,13 +224,17 @@ class Future(Generic[T]):
 
         Raises:
             InvalidStateError: it is settled already.
-            TypeError: the error is a ``StopIteration``, which cannot be raised into a generator.
+            WrongThreadError: its loop is running in another thread.
         """
         if self._state != PENDING:
             raise InvalidStateError(f"{self!r} is settled already")
+        self._check_thread()
         error = exception() if isinstance(exception, type) else exception
         if isinstance(error, StopIteration):
-            raise TypeError("StopIteration cannot be raised into a Future")
+            # Raised into a generator it would look like the generator's own end.
+            cause = error
+            error = RuntimeError("StopIteration cannot be raised into a coroutine")
+            error.__cause__ = cause
         self._fail(error)
 
     def cancel(self, msg: Any = None) -> bool:
@@ -236,11 +245,23 @@ class Future(Generic[T]):
         """
         if self._state != PENDING:
             return False
+        self._check_thread()
         self._state = CANCELLED
         self._value = msg
         if self._waiter is not None or self._callbacks is not None:
             self._wake()
         return True
+
+    def _check_thread(self) -> None:
+        loop = self._loop
+        if loop is not None and loop._thread is not None and loop._thread != get_ident():
+            self._refuse_thread()
+
+    def _refuse_thread(self) -> None:
+        raise WrongThreadError(
+            f"{self!r} cannot be settled in another thread than its loop's; "
+            "there, write: loop.add_callback(future.set_result, ...)"
+        )
 
     def _fail(self, error: BaseException) -> None:
         self._state = FAILED
@@ -309,17 +330,22 @@ class Future(Generic[T]):
     def _add_waiter(self, task: Runnable, loop: Any) -> None:
         """Let a task of ``loop`` wait for this pending future."""
         if self._loop is not loop:
-            if self._loop is not None:
-                raise WrongLoopError(
-                    f"{self!r} belongs to {self._loop!r} and cannot be waited for on {loop!r}"
-                )
-            self._loop = loop
+            self._join(loop)
         if self._callbacks is not None:
             self._callbacks.append(task)
         elif self._waiter is not None:
             self._callbacks = [task]
         else:
             self._waiter = task
+
+    def _join(self, loop: Any) -> None:
+        """Make sure that it belongs to the loop of who is about to wait for it."""
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise WrongLoopError(
+                f"{self!r} belongs to {self._loop!r} and cannot be waited for on {loop!r}"
+            )
 
     def _call_when_done(self, fn: Callable[[Any], Any]) -> None:
         """``add_done_callback`` for coro's own callbacks on a pending future, which need no context."""
@@ -330,12 +356,7 @@ class Future(Generic[T]):
 
     def _wake(self) -> None:
         """Put all that wait into the ready queue."""
-        loop = self._require_loop()
-        if loop._thread is not None and loop._thread != threading.get_ident():
-            raise WrongThreadError(
-                f"{self!r} was settled in a foreign thread; use loop.add_callback(future.set_result, ...) there"
-            )
-        ready = loop._ready
+        ready = self._require_loop()._ready
         waiter = self._waiter
         if waiter is not None:
             self._waiter = None
@@ -379,7 +400,11 @@ def is_future(x: object) -> bool:
     """Whether ``x`` is a future of coro, of asyncio or of concurrent.futures."""
     if isinstance(x, Future | concurrent.futures.Future):
         return True
-    return getattr(x, "_asyncio_future_blocking", None) is not None
+    # Asked of the class first: the class itself has the name too, and is no future.
+    return (
+        hasattr(type(x), "_asyncio_future_blocking")
+        and getattr(x, "_asyncio_future_blocking") is not None  # noqa: B009
+    )
 
 
 def chain_future(a: Any, b: Any) -> None:

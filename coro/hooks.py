@@ -50,7 +50,9 @@ class Hooks:
             try:
                 getattr(observer, event)(subject)
             except Exception:
-                self.observers.remove(observer)
+                # It may be gone already: unplugged by itself, or by a failure inside this one.
+                if observer in self.observers:
+                    self.observers.remove(observer)
                 _log.exception("Observer %r failed in %s and was unplugged", observer, event)
 
     def turn_started(self, loop: Any) -> None:

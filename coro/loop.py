@@ -99,6 +99,8 @@ class IOLoop:
         self._stopping = False
         self._closed = False
         self._turns = 0
+        # Called once each, after the callbacks of the present turn and before the next poll.
+        self._at_turn_end: list[Callable[[], Any]] = []
         self._executor: futures.Executor | None = None
         self._on_close: dict[Any, Callable[[], Any]] = {}
         self._signals: dict[int, Any] = {}
@@ -226,8 +228,15 @@ class IOLoop:
         finally:
             # This frame may be referred to by a traceback that lives on.
             item = callback = args = context = None
+        if self._at_turn_end:
+            self._end_turn()
         if hooks is not None:
             hooks.turn_ended(self)
+
+    def _end_turn(self) -> None:
+        calls, self._at_turn_end = self._at_turn_end, []
+        for call in calls:
+            self._call(call, (), None)
 
     def _dispatch(self, events: list[tuple[int, int]]) -> None:
         handlers = self._handlers
@@ -341,6 +350,7 @@ class IOLoop:
         self._handlers.clear()
         self._timers.clear()
         self._ready.clear()
+        self._at_turn_end.clear()
         self._tasks.clear()
         self._poller.close()
         self._waker.close()

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from coro.errors import CancelledError, TimeoutError
 from coro.future import CANCELLED, DONE, FAILED, PENDING, Future, slot
-from coro.task import Task, convert_yielded, current_task
+from coro.task import Task, convert_yielded
 from coro.timers import Timer
 
 __all__ = ["Timeout", "shield", "sleep", "timeout", "timeout_at", "with_timeout"]
@@ -174,10 +174,11 @@ class Timeout:
         self.deadline = deadline
         self._drop_timer()
         if deadline is not None:
-            self._timer = self._task._loop.call_at(deadline, self._expire)
+            self._timer = self._task._loop.call_at(deadline, self.expire)
 
     def __enter__(self) -> Self:
-        task = current_task()
+        loop = slot.running or slot.current
+        task = None if loop is None else loop._current_task
         if task is None:
             raise RuntimeError(
                 "timeout() works only inside a coroutine: with timeout(5): yield ..."
@@ -185,8 +186,9 @@ class Timeout:
         if self._task is not None:
             raise RuntimeError("a Timeout serves for one block only")
         self._task = task
-        self._cancelling = task.cancelling()
-        self.reschedule(self.deadline)
+        self._cancelling = task._cancel_requests
+        if self.deadline is not None:
+            self._timer = loop.call_at(self.deadline, self.expire)
         return self
 
     def __exit__(
@@ -218,7 +220,8 @@ class Timeout:
     ) -> None:
         self.__exit__(kind, error, traceback)
 
-    def _expire(self) -> None:
+    def expire(self) -> None:
+        """End the block now, as if its deadline had come."""
         self._timer = None
         self._expired = True
         if self._task is not None:

@@ -88,7 +88,13 @@ class _Read(Future[Any]):
     __slots__ = ("filled", "kind", "limit", "pattern", "size", "stream", "target")
 
     def __init__(self, stream: IOStream, kind: int, size: int) -> None:
-        super().__init__(loop=stream.io_loop)
+        # Future.__init__ spelt out: every read passes here.
+        self._loop = stream.io_loop
+        self._state = PENDING
+        self._value = None
+        self._waiter = None
+        self._callbacks = None
+        self._asyncio_future_blocking = False
         self.stream = stream
         self.kind = kind
         self.size = size
@@ -156,7 +162,11 @@ class IOStream:
         self.error: BaseException | None = None
         self._fd: int = socket.fileno()
         self._buffer = ReadBuffer()
+        self._received = self._buffer.data
         self._queue = WriteQueue()
+        self._lost = 0
+        # What ``write_soon`` keeps until the end of the turn.
+        self._soon = b""
         # (value of queue.added at which it is done, future), in order.
         self._writes: deque[tuple[int, Future[None]]] = deque()
         self._read: _Read | None = None
@@ -174,8 +184,8 @@ class IOStream:
 
     def __repr__(self) -> str:
         parts = [f"fd={self._fd}", _STATE_NAMES[self._state]]
-        if len(self._buffer):
-            parts.append(f"buffered={len(self._buffer)}")
+        if self._received:
+            parts.append(f"buffered={len(self._received)}")
         if self._queue.size:
             parts.append(f"unsent={self._queue.size}")
         if self._read is not None:
@@ -202,6 +212,18 @@ class IOStream:
         """Whether bytes wait to be sent."""
         return self._queue.size > 0
 
+    def idle(self) -> bool:
+        """Whether it is open and nothing is under way: no read, no byte to be read or to be sent."""
+        return (
+            self._state == OPEN
+            and self._read is None
+            and not (self._received or self._queue.size or self._soon)
+        )
+
+    def unsent(self) -> int:
+        """How many bytes wait to be sent, or were not sent when the stream was closed."""
+        return self._queue.size + len(self._soon) + self._lost
+
     def set_close_callback(self, callback: Callable[[], Any] | None) -> None:
         """Call ``callback()`` (in a turn of the loop) when the stream is closed, by whomever."""
         self._close_callback = callback
@@ -213,7 +235,7 @@ class IOStream:
 
     def watch(self) -> None:
         """Notice the peer's end also while nobody reads; up to one chunk may be buffered meanwhile."""
-        if not len(self._buffer):
+        if not self._received:
             self._want(READ)
 
     def set_nodelay(self, value: bool) -> None:
@@ -289,7 +311,7 @@ class IOStream:
                 (which an attacker may have put there).
             ssl.SSLError: (in the future) the handshake failed.
         """
-        if self._state != OPEN or self._read is not None or self._queue.size or len(self._buffer):
+        if self._state != OPEN or self._read is not None or self._queue.size or self._received:
             raise ValueError(f"{self!r} is not idle; cannot convert to SSL")
         context = context_for(ssl_options, server_side)
         self._forget_events()
@@ -341,7 +363,7 @@ class IOStream:
             delimiter: the bytes to look for.
             max_bytes: close the stream if the delimiter does not end within that many bytes.
         """
-        read = _Read(self, DELIMITER, 0)
+        read = _Read(self, DELIMITER, -1)
         read.pattern = delimiter
         read.limit = max_bytes
         return self._begin(read)
@@ -353,31 +375,31 @@ class IOStream:
             regex: the expression.
             max_bytes: close the stream if the match does not end within that many bytes.
         """
-        read = _Read(self, REGEX, 0)
+        read = _Read(self, REGEX, -1)
         read.pattern = re.compile(regex)
         read.limit = max_bytes
         return self._begin(read)
 
     def read_until_close(self) -> Future[bytes]:
         """Read all that comes until the peer closes, or resets, the connection."""
-        return self._begin(_Read(self, UNTIL_CLOSE, 0))
+        return self._begin(_Read(self, UNTIL_CLOSE, -1))
 
     def _begin(self, read: _Read) -> Future[Any]:
         if self._read is not None:
             if self._state == CLOSED:
                 raise StreamClosedError(self.error)
             raise AssertionError(f"Already reading: {self!r}")
-        try:
-            done = self._try(read)
-        except UnsatisfiableReadError as error:
-            self._read = read
-            self._reject(error)
-            return read
-        if done:
-            return read
+        if self._received or not read.size:
+            try:
+                if self._try(read):
+                    return read
+            except UnsatisfiableReadError as error:
+                self._read = read
+                self._reject(error)
+                return read
         if self._state == CLOSED:
             if read.kind == UNTIL_CLOSE:
-                self._answer(read, self._buffer.take(len(self._buffer)))
+                self._answer(read, self._buffer.take(len(self._received)))
                 return read
             self._unread(read)
             raise StreamClosedError(self.error)
@@ -396,15 +418,15 @@ class IOStream:
         buffer = self._buffer
         kind = read.kind
         if kind == PARTIAL:
-            if not len(buffer) and read.size:
+            if not self._received and read.size:
                 return False
             return self._answer(read, buffer.take(read.size))
         if kind == EXACT:
-            return len(buffer) >= read.size and self._answer(read, buffer.take(read.size))
+            return len(self._received) >= read.size and self._answer(read, buffer.take(read.size))
         if kind == UNTIL_CLOSE:
             return False
         if kind == INTO:
-            if len(buffer) and read.filled < read.size:
+            if self._received and read.filled < read.size:
                 with (
                     memoryview(read.target) as view,
                     view.cast("B") as target,
@@ -415,7 +437,7 @@ class IOStream:
                 read, read.filled
             )
         end = buffer.find(read.pattern) if kind == DELIMITER else buffer.search(read.pattern)
-        if read.limit is not None and (end if end >= 0 else len(buffer)) > read.limit:
+        if read.limit is not None and (end if end >= 0 else len(self._received)) > read.limit:
             what = "delimiter" if kind == DELIMITER else "regex"
             pattern = read.pattern if kind == DELIMITER else read.pattern.pattern
             raise UnsatisfiableReadError(f"{what} {pattern!r} not found within {read.limit} bytes")
@@ -447,7 +469,7 @@ class IOStream:
     def _on_readable(self) -> None:
         read = self._read
         buffer = self._buffer
-        if read is None and len(buffer):
+        if read is None and self._received:
             self._unwant(READ)
             return
         try:
@@ -472,13 +494,13 @@ class IOStream:
             self.close()
         elif read is None:
             buffer.append(chunk)
-        elif read.kind == PARTIAL and count <= read.size and not len(buffer):
+        elif read.kind == PARTIAL and count <= read.size and not self._received:
             self._read = None
             read._settle(chunk)
         else:
             buffer.append(chunk)
             try:
-                if not self._try(read) and len(buffer) > self.max_buffer_size:
+                if not self._try(read) and len(self._received) > self.max_buffer_size:
                     _log.error("Reached maximum read buffer size")
                     self.close(StreamBufferFullError("Reached maximum read buffer size"))
             except UnsatisfiableReadError as error:
@@ -502,6 +524,8 @@ class IOStream:
         """
         if self._state == CLOSED:
             raise StreamClosedError(self.error)
+        if self._soon:
+            self._send_soon()
         queue = self._queue
         if type(data) is bytes and not queue.size and self._state == OPEN:
             try:
@@ -534,6 +558,23 @@ class IOStream:
             if self._queue.size:
                 self._want(WRITE)
         return future
+
+    def write_soon(self, data: bytes) -> None:
+        """Send bytes at the end of this turn of the loop; an error shows in the next read.
+
+        What many streams have to say in one turn then leaves in one go: a peer on the same machine
+        that serves them all is woken up once, which can cost more than all the rest of a send.
+        """
+        if self._state != OPEN or self._soon or self._queue.size:
+            self.write(data)
+        else:
+            self._soon = data
+            self.io_loop._at_turn_end.append(self._send_soon)
+
+    def _send_soon(self) -> None:
+        data, self._soon = self._soon, b""
+        if data and self._state != CLOSED:
+            self.write(data)
 
     def _empty_write(self) -> Future[None]:
         """A write of nothing is done when the writes before it are."""
@@ -630,11 +671,13 @@ class IOStream:
         self._state = CLOSED
         self._forget_events()
         self._close_socket()
+        self._lost = self._queue.size + len(self._soon)
+        self._soon = b""
         self._queue.clear()
         read = self._read
         if read is not None:
             if read.kind == UNTIL_CLOSE and (self.error is None or _is_reset(self.error)):
-                self._answer(read, self._buffer.take(len(self._buffer)))
+                self._answer(read, self._buffer.take(len(self._received)))
             else:
                 self._unread(read)
                 self._fail(read)

@@ -84,14 +84,17 @@ class TimerHeap:
         """Cancel a timer: also one that is due in this very turn and was taken out of the heap already."""
         if timer.callback is None:
             return
+        # What the timer held dies when this call returns, not before: a destructor may cancel too.
+        held = timer.callback, timer.args, timer.context
         timer.clear()
-        if not timer.in_heap:
-            return
-        self._cancelled += 1
-        if self._cancelled > _COMPACT_ABOVE and self._cancelled * 2 > len(self.heap):
-            self.heap = [entry for entry in self.heap if entry[2].callback is not None]
-            heapify(self.heap)
-            self._cancelled = 0
+        if timer.in_heap:
+            self._cancelled += 1
+            if self._cancelled > _COMPACT_ABOVE and self._cancelled * 2 > len(self.heap):
+                # In place: a destructor can run in the middle of ``add``.
+                self.heap[:] = [entry for entry in self.heap if entry[2].callback is not None]
+                heapify(self.heap)
+                self._cancelled = 0
+        del held
 
     def next_deadline(self) -> float | None:
         """The earliest deadline of a timer that is not cancelled, or None."""

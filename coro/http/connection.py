@@ -1,0 +1,321 @@
+"""One connection to an HTTP server, and one request after another on it.
+
+A connection joins a stream and a decoder and adds nothing but order: send a request, feed the decoder
+with what comes until it says that the response is complete. The coroutines of this room are plain
+generators for ``yield from``: a fetch runs them inside its own task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Hashable
+from typing import Any, TypeAlias
+
+from coro.errors import (
+    BodyTooLargeError,
+    HTTPClosedError,
+    IncompleteBodyError,
+    RequestError,
+    StreamClosedError,
+)
+from coro.future import Future
+from coro.http.codec import ResponseDecoder, ResponseHead, encode_chunk, encode_last_chunk
+from coro.scopes import Timeout
+from coro.stream import IOStream
+from coro.timers import Timer
+
+__all__ = ["HTTPConnection", "Outgoing", "Progress", "Sink"]
+
+# Takes a piece of a body; ``yield from`` it.
+Sink: TypeAlias = Callable[[bytes], Generator[Any, Any, None]]
+
+# Methods whose repetition does not change what the server ends up with (RFC 9110 section 9.2.2).
+IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
+
+
+class Progress:
+    """How far a fetch has come: its present phase, and when (in the loop's time) it passed the others.
+
+    A time of None means: not passed, or, on a connection that was kept, not needed. A request that
+    finds a free slot acquires it when it starts.
+    """
+
+    __slots__ = (
+        "acquired",
+        "attempts",
+        "connected",
+        "ended",
+        "first_byte",
+        "phase",
+        "resolved",
+        "secured",
+        "sent",
+        "started",
+    )
+
+    def __init__(self, started: float) -> None:
+        self.phase = "queue"
+        self.attempts = 0
+        self.started = started
+        self.acquired = started
+        self.resolved: float | None = None
+        self.connected: float | None = None
+        self.secured: float | None = None
+        self.sent: float | None = None
+        self.first_byte: float | None = None
+        self.ended = started
+
+    def time_info(self) -> dict[str, float]:
+        """Return the seconds spent in each phase; ``total`` is all of them and the body's transfer."""
+        info: dict[str, float] = {}
+        before = self.started
+        for key, passed in (
+            ("queue", self.acquired),
+            ("dns", self.resolved),
+            ("connect", self.connected),
+            ("tls", self.secured),
+            ("sent", self.sent),
+            ("first_byte", self.first_byte),
+        ):
+            if passed is None:
+                info[key] = 0.0
+            else:
+                info[key] = passed - before
+                before = passed
+        info["total"] = self.ended - self.started
+        return info
+
+
+class Outgoing:
+    """A request as it goes onto the wire.
+
+    Arguments:
+        method: as in "GET".
+        head: the encoded head; with it the body, if that is known as bytes.
+        producer: writes the body piece by piece through the function it is given, or None.
+        chunked: the pieces of ``producer`` go out as chunks.
+    """
+
+    __slots__ = ("chunked", "head", "method", "producer")
+
+    def __init__(
+        self,
+        method: str,
+        head: bytes,
+        producer: Callable[[Callable[[bytes], Any]], Any] | None = None,
+        chunked: bool = False,
+    ) -> None:
+        self.method = method
+        self.head = head
+        self.producer = producer
+        self.chunked = chunked
+
+    @property
+    def replayable(self) -> bool:
+        """Whether it may be sent again although the server may have seen it."""
+        return self.producer is None and self.method in IDEMPOTENT
+
+
+class HTTPConnection:
+    """A connected stream that carries one exchange at a time.
+
+    Arguments:
+        stream: connected, and TLS established if there is to be TLS.
+        key: what distinguishes it in the pool: origin and TLS options.
+        max_header_bytes: limit for the head of a response.
+    """
+
+    __slots__ = (
+        "_deadline",
+        "_limit",
+        "_timer",
+        "_total",
+        "decoder",
+        "exchanges",
+        "idle_since",
+        "key",
+        "on_close",
+        "stream",
+    )
+
+    def __init__(self, stream: IOStream, key: Hashable, max_header_bytes: int) -> None:
+        self.stream = stream
+        self.key = key
+        self.decoder = ResponseDecoder(max_header_bytes)
+        self.exchanges = 0
+        # When the last exchange ended, in the loop's time.
+        self.idle_since = 0.0
+        # Called once, when the stream closes, whoever closes it.
+        self.on_close: Callable[[HTTPConnection], Any] | None = None
+        self._limit: Timeout | None = None
+        # When the exchange must have ended, and when the timer is to look; None between exchanges.
+        self._total: float | None = None
+        self._deadline: float | None = None
+        self._timer: Timer | None = None
+        stream.set_close_callback(self._closed)
+
+    def __repr__(self) -> str:
+        return f"<HTTPConnection {self.key} exchanges={self.exchanges} {self.stream!r}>"
+
+    def usable(self) -> bool:
+        """Whether a request may be sent: open, and nothing came that nobody asked for."""
+        return self.stream.idle()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._disarm()
+        self.stream.close()
+
+    def _closed(self) -> None:
+        self._disarm()
+        on_close, self.on_close = self.on_close, None
+        if on_close is not None:
+            on_close(self)
+
+    def exchange(
+        self,
+        out: Outgoing,
+        progress: Progress,
+        begin_body: Callable[[ResponseHead], Sink | None],
+        max_body_size: int | None = None,
+        inactivity: float | None = None,
+    ) -> Generator[Any, Any, ResponseDecoder]:
+        """Send a request and receive its response; the decoder holds it until the next exchange.
+
+        Arguments:
+            out: the request.
+            progress: updated on the way.
+            begin_body: called with the final head; returns the sink that takes the body piece by
+                piece, or None to collect it in the decoder.
+            max_body_size: limit for the body as received, in bytes; None: no limit.
+            inactivity: seconds without a byte received after which the ``limit`` expires.
+        Raises:
+            HTTPClosedError: the connection ended before the response's head.
+            IncompleteBodyError: it ended inside the body.
+            HTTPInputError: what came is not HTTP/1.1, or exceeds a limit.
+            BodyTooLargeError: the body exceeds ``max_body_size``.
+        """
+        stream = self.stream
+        decoder = self.decoder
+        clock = stream.io_loop.time
+        sink: Sink | None = None
+        decoder.begin(out.method)
+        self.exchanges += 1
+        progress.phase = "send"
+        try:
+            stream.write_soon(out.head)
+            if out.producer is not None:
+                yield from self._produce(out)
+            progress.phase = "wait"
+            progress.sent = clock()
+            complete = False
+            while not complete:
+                if inactivity is not None:
+                    self._extend(inactivity)
+                data = yield stream.read_bytes(stream.read_chunk_size, True)
+                if progress.first_byte is None:
+                    progress.first_byte = clock()
+                beginning = decoder.head is None
+                complete = decoder.feed(data)
+                if beginning and decoder.head is not None:
+                    progress.phase = "body"
+                    sink = begin_body(decoder.head)
+                if max_body_size is not None and decoder.body_bytes > max_body_size:
+                    raise BodyTooLargeError(f"the body is larger than {max_body_size} bytes")
+                if sink is not None:
+                    for piece in decoder.take_pieces():
+                        yield from sink(piece)
+        except StreamClosedError as error:
+            if error.real_error is not None or decoder.eof() is not None:
+                raise self._truncated(out, progress, error) from error
+        finally:
+            self._limit = self._deadline = None
+        return decoder
+
+    # --- time limit ------------------------------------------------------------------------
+
+    # An exchange's limit is two stores. One timer per connection looks after it: it is armed for the
+    # first deadline, and when it fires and the deadline has moved meanwhile, it is armed again. So a
+    # request that ends in time, which is nearly each, costs no timer.
+
+    def bound(self, limit: Timeout, deadline: float | None) -> None:
+        """Let ``limit`` expire if the next exchange has not ended by ``deadline`` (loop's time)."""
+        self._limit = limit
+        self._total = self._deadline = deadline
+        if deadline is not None:
+            timer = self._timer
+            if timer is None or timer.deadline > deadline:
+                self._arm(deadline)
+
+    def _arm(self, deadline: float) -> None:
+        self._disarm()
+        self._timer = self.stream.io_loop.call_at(deadline, self._on_timer)
+
+    def _extend(self, inactivity: float) -> None:
+        """Move the deadline to ``inactivity`` seconds from now, but not beyond the total limit."""
+        deadline = self.stream.io_loop.time() + inactivity
+        if self._total is not None:
+            deadline = min(deadline, self._total)
+        self._deadline = deadline
+        if self._timer is None or self._timer.deadline > deadline:
+            self._arm(deadline)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        deadline = self._deadline
+        if deadline is None:
+            return
+        if deadline > self.stream.io_loop.time():
+            self._arm(deadline)
+        elif self._limit is not None:
+            self._limit.expire()
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self.stream.io_loop.remove_timeout(self._timer)
+            self._timer = None
+
+    def _produce(self, out: Outgoing) -> Generator[Any, Any, None]:
+        """Let the request's producer write the body."""
+        stream = self.stream
+
+        def write(piece: bytes) -> Future[None]:
+            return stream.write(encode_chunk(piece) if out.chunked else piece)
+
+        assert out.producer is not None
+        produced = out.producer(write)
+        if produced is not None:
+            yield produced
+        if out.chunked:
+            stream.write(encode_last_chunk())
+
+    def _truncated(
+        self, out: Outgoing, progress: Progress, error: StreamClosedError
+    ) -> RequestError:
+        """Say what is missing of a response whose connection has ended."""
+        decoder = self.decoder
+        reason = "" if error.real_error is None else f" ({error.real_error})"
+        missing = decoder.eof()
+        details: dict[str, Any] = {
+            "attempts": progress.attempts,
+            "bytes_sent": max(0, len(out.head) - self.stream.unsent()),
+            "safe_to_retry": out.replayable and not decoder.bytes_received,
+        }
+        if decoder.head is not None:
+            expected = decoder.head.content_length
+            of = "" if expected is None else f" of {expected}"
+            return IncompleteBodyError(
+                f"connection closed after {decoder.body_bytes}{of} bytes of the body{reason}",
+                partial=decoder.body,
+                expected=expected,
+                **details,
+            )
+        what = (
+            "inside the response's head"
+            if missing and decoder.bytes_received
+            else "before any response"
+        )
+        return HTTPClosedError(f"connection closed {what}{reason}", phase=progress.phase, **details)
+
+    def reusable(self) -> bool:
+        """Whether the exchange that just ended leaves the connection fit for another one."""
+        return self.decoder.reusable and self.stream.idle()

@@ -1,0 +1,406 @@
+"""The request that a caller hands to ``fetch`` and the response that comes back.
+
+Both are plain records under the lineage's field names. Two things about them are not plain:
+
+*A request tells "not given" from every value.* Options that were not given live on the class, as
+None, and the client's defaults fill them (``HTTPRequest.with_defaults``). An option given as None
+counts as not given, as it always has in the lineage, with one exception: a time limit given as
+None is switched off.
+
+*A response makes its extras on demand.* Most callers read ``code`` and ``body``. The ``buffer``,
+and the error of a status outside 200-299, are made when somebody looks: the error refers to the
+response, so that keeping it from the start would make a cycle of every 404.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Collection, Mapping
+from datetime import datetime
+from difflib import get_close_matches
+from http.client import responses
+from io import BytesIO
+from ssl import SSLContext
+from typing import Any, Protocol, TypedDict
+from weakref import ref
+
+from typing_extensions import Unpack
+
+from coro.errors import HTTPError
+from coro.http.headers import HeaderSource, HTTPHeaders, format_timestamp
+
+__all__ = ["HTTPRequest", "HTTPResponse", "RequestOptions"]
+
+
+class RequestOptions(TypedDict, total=False):
+    """The keywords of ``HTTPRequest`` and of ``fetch``, besides url, method, headers and body."""
+
+    auth_username: str | None
+    auth_password: str | None
+    auth_mode: str | None
+    connect_timeout: float | None
+    request_timeout: float | None
+    inactivity_timeout: float | None
+    if_modified_since: float | datetime | None
+    follow_redirects: bool | None
+    max_redirects: int | None
+    user_agent: str | None
+    network_interface: str | None
+    streaming_callback: Callable[[bytes], Any] | None
+    header_callback: Callable[[str], Any] | None
+    proxy_host: str | None
+    proxy_port: int | None
+    proxy_username: str | None
+    proxy_password: str | None
+    proxy_auth_mode: str | None
+    allow_nonstandard_methods: bool | None
+    validate_cert: bool | None
+    ca_certs: str | None
+    client_key: str | None
+    client_cert: str | None
+    body_producer: Callable[[Callable[[bytes], Any]], Any] | None
+    expect_100_continue: bool
+    decompress_response: bool | None
+    ssl_options: dict[str, Any] | SSLContext | None
+
+
+_NAMES = frozenset(RequestOptions.__annotations__)
+# Attributes of a request that was given no options.
+_PLAIN_ATTRIBUTES = 5
+_NONE_IS_A_VALUE = frozenset({"connect_timeout", "request_timeout", "inactivity_timeout"})
+
+
+class HasHeaders(Protocol):
+    """A received head."""
+
+    @property
+    def headers(self) -> HTTPHeaders:
+        """Its fields."""
+
+
+class HasTimeInfo(Protocol):
+    """A record of when a fetch passed its phases."""
+
+    def time_info(self) -> dict[str, float]:
+        """The seconds by phase."""
+
+
+class HTTPRequest:
+    """A request for ``fetch``; everything but the URL is optional.
+
+    Arguments:
+        url: what to fetch.
+        method: "GET", "POST", ...
+        headers: an ``HTTPHeaders``, a mapping, or pairs.
+        body: bytes, or text that is sent as UTF-8.
+        auth_username, auth_password, auth_mode: credentials for the server; the mode is "basic".
+        connect_timeout: seconds for resolving, connecting and the TLS handshake. None: no limit.
+        request_timeout: seconds for the whole request. None: no limit.
+        inactivity_timeout: seconds without a byte received. None: no limit.
+        if_modified_since: seconds since the epoch or a datetime, sent as ``If-Modified-Since``.
+        follow_redirects: follow redirects instead of returning the 3xx response.
+        max_redirects: how many of them at most.
+        user_agent: the ``User-Agent`` field.
+        network_interface: interface, or local address, to send from.
+        streaming_callback: called with each piece of the body; ``response.body`` stays empty.
+        header_callback: called with each header line, the status line and the empty line included.
+        proxy_host, proxy_port, proxy_username, proxy_password, proxy_auth_mode: the proxy to use.
+        allow_nonstandard_methods: allow any method, and a body with any method.
+        validate_cert: check the certificate of an HTTPS server.
+        ca_certs: file of CA certificates in PEM format.
+        client_key, client_cert: files that hold the client's key and certificate.
+        body_producer: called with a ``write`` function, writes the body piece by piece, and
+            returns an awaitable. Excludes ``body``.
+        expect_100_continue: ask the server whether it wants the body before sending it.
+        decompress_response: ask for a compressed response, and decompress it.
+        ssl_options: ``SSLContext`` or keywords for one; overrides the four TLS options above.
+
+    Raises:
+        TypeError: an unknown keyword, or a body that is neither text nor bytes.
+        InvalidHeaderError: a header that may not be sent.
+    """
+
+    auth_username: str | None = None
+    auth_password: str | None = None
+    auth_mode: str | None = None
+    connect_timeout: float | None = None
+    request_timeout: float | None = None
+    inactivity_timeout: float | None = None
+    follow_redirects: bool | None = None
+    max_redirects: int | None = None
+    user_agent: str | None = None
+    network_interface: str | None = None
+    streaming_callback: Callable[[bytes], Any] | None = None
+    header_callback: Callable[[str], Any] | None = None
+    proxy_host: str | None = None
+    proxy_port: int | None = None
+    proxy_username: str | None = None
+    proxy_password: str | None = None
+    proxy_auth_mode: str | None = None
+    allow_nonstandard_methods: bool | None = None
+    validate_cert: bool | None = None
+    ca_certs: str | None = None
+    client_key: str | None = None
+    client_cert: str | None = None
+    body_producer: Callable[[Callable[[bytes], Any]], Any] | None = None
+    expect_100_continue: bool = False
+    decompress_response: bool | None = None
+    ssl_options: dict[str, Any] | SSLContext | None = None
+
+    def __init__(
+        self,
+        url: str,
+        method: str = "GET",
+        headers: HeaderSource | None = None,
+        body: bytes | str | None = None,
+        **options: Unpack[RequestOptions],
+    ) -> None:
+        self.url = url
+        self.method = method
+        self.start_time = time.time()
+        self._headers = None if headers is None else _as_headers(headers)
+        self._body = None if body is None else _as_bytes(body)
+        if options:
+            self._set_options(dict(options))
+
+    def _set_options(self, options: dict[str, Any]) -> None:
+        """Store the options that were given, each under its own name."""
+        unknown = options.keys() - _NAMES
+        if unknown:
+            raise TypeError(_describe_unknown(unknown))
+        modified = options.pop("if_modified_since", None)
+        if modified is not None:
+            headers = HTTPHeaders() if self._headers is None else self._headers.copy()
+            headers["If-Modified-Since"] = format_timestamp(modified)
+            self._headers = headers
+        for name, value in options.items():
+            if value is not None or name in _NONE_IS_A_VALUE:
+                setattr(self, name, value)
+
+    @property
+    def headers(self) -> HTTPHeaders:
+        """The header fields; assigning accepts whatever the constructor does."""
+        if self._headers is None:
+            self._headers = HTTPHeaders()
+        return self._headers
+
+    @headers.setter
+    def headers(self, value: HeaderSource | None) -> None:
+        self._headers = None if value is None else _as_headers(value)
+
+    @property
+    def has_headers(self) -> bool:
+        """Whether any header field was given; asking makes no ``HTTPHeaders``."""
+        return bool(self._headers)
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing was given but a URL and a method."""
+        return (
+            len(self.__dict__) == _PLAIN_ATTRIBUTES and self._headers is None and self._body is None
+        )
+
+    @property
+    def body(self) -> bytes | None:
+        """The body as bytes; assigning text encodes it as UTF-8."""
+        return self._body
+
+    @body.setter
+    def body(self, value: bytes | str | None) -> None:
+        self._body = None if value is None else _as_bytes(value)
+
+    def with_defaults(self, defaults: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the options: those given here, and the defaults for the rest.
+
+        Arguments:
+            defaults: the client's, by the names of ``RequestOptions``; returned as they are if
+                this request overrides none, so that an ordinary request costs no copy.
+        """
+        own = self.__dict__
+        if len(own) == _PLAIN_ATTRIBUTES:
+            return defaults
+        given = {
+            name: value
+            for name, value in own.items()
+            if name in _NAMES and (value is not None or name in _NONE_IS_A_VALUE)
+        }
+        return {**defaults, **given} if given else defaults
+
+    def __repr__(self) -> str:
+        return f"<HTTPRequest {self.method} {_without_credentials(self.url)}>"
+
+
+class HTTPResponse:
+    """What came back.
+
+    Arguments:
+        request: the request that the caller made.
+        code: status, as in 200; 599 where no response was received.
+        headers: the header fields.
+        buffer: the body as a file; made from ``body`` on demand if that is given instead.
+        effective_url: where the response came from, after redirects. Default: the request's URL.
+        error: the exception to raise in ``rethrow``. Default: an ``HTTPError`` if the code is
+            outside 200-299.
+        request_time: seconds from the start of the request to the last byte, queueing excluded.
+        time_info: seconds by phase: queue, dns, connect, tls, sent, first_byte, total.
+        head: whose ``headers`` are the header fields, if these are to be indexed on first look.
+        progress: whose ``time_info()`` tells the seconds by phase, when somebody asks.
+        reason: the text after the code. Default: the customary one.
+        start_time: when the request began, as in ``time.time()``.
+        body: the body as bytes.
+        trailers: the fields that came after a chunked body (RFC 9110 section 6.5).
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_body",
+        "_buffer",
+        "_error",
+        "_head",
+        "_headers",
+        "_progress",
+        "_time_info",
+        "_trailers",
+        "code",
+        "effective_url",
+        "reason",
+        "request",
+        "request_time",
+        "start_time",
+    )
+
+    _error: BaseException | ref[BaseException] | None
+
+    def __init__(
+        self,
+        request: HTTPRequest,
+        code: int,
+        headers: HTTPHeaders | None = None,
+        buffer: BytesIO | None = None,
+        effective_url: str | None = None,
+        error: BaseException | None = None,
+        request_time: float | None = None,
+        time_info: dict[str, float] | None = None,
+        reason: str | None = None,
+        start_time: float | None = None,
+        *,
+        body: bytes | None = None,
+        trailers: HTTPHeaders | None = None,
+        head: HasHeaders | None = None,
+        progress: HasTimeInfo | None = None,
+    ) -> None:
+        self.request = request
+        self.code = code
+        self._headers = headers
+        self._head = head
+        self._buffer = buffer
+        self.effective_url = request.url if effective_url is None else effective_url
+        self._error = error
+        self.request_time = request_time
+        self._time_info = time_info
+        self._progress = progress
+        self.reason = reason or responses.get(code, "Unknown")
+        self.start_time = start_time
+        self._body = body
+        self._trailers = trailers
+
+    @property
+    def headers(self) -> HTTPHeaders:
+        """The header fields."""
+        headers = self._headers
+        if headers is None:
+            headers = HTTPHeaders() if self._head is None else self._head.headers
+            self._headers = headers
+        return headers
+
+    @headers.setter
+    def headers(self, value: HTTPHeaders) -> None:
+        self._headers = value
+
+    @property
+    def time_info(self) -> dict[str, float]:
+        """Seconds by phase: queue, dns, connect, tls, sent, first_byte; and total."""
+        if self._time_info is None:
+            self._time_info = {} if self._progress is None else self._progress.time_info()
+        return self._time_info
+
+    @property
+    def body(self) -> bytes:
+        """The body; empty if there is none, or if a ``streaming_callback`` took it."""
+        if self._body is None and self._buffer is not None:
+            self._body = self._buffer.getvalue()
+        return self._body or b""
+
+    @property
+    def buffer(self) -> BytesIO | None:
+        """The body as a file at its beginning; None if no body was kept."""
+        if self._buffer is None and self._body is not None:
+            self._buffer = BytesIO(self._body)
+        return self._buffer
+
+    @property
+    def trailers(self) -> HTTPHeaders:
+        """The fields that came after the body; never mixed with ``headers``."""
+        if self._trailers is None:
+            self._trailers = HTTPHeaders()
+        return self._trailers
+
+    @property
+    def error(self) -> BaseException | None:
+        """What ``rethrow`` raises, or None: the same object for as long as somebody holds it."""
+        error = self._error
+        if isinstance(error, ref):
+            error = error()
+        if error is None and not 200 <= self.code < 300:
+            error = HTTPError(self.code, self.reason, self)
+            # Held weakly: the error holds the response, and the two must not keep each other.
+            self._error = ref(error)
+        return error
+
+    @error.setter
+    def error(self, value: BaseException | None) -> None:
+        self._error = value
+
+    def rethrow(self) -> None:
+        """Raise the error, if there is one."""
+        error = self.error
+        if error is not None:
+            try:
+                raise error
+            finally:
+                # The traceback refers to this frame, and the frame would refer to the error.
+                del error
+
+    def __repr__(self) -> str:
+        took = "" if self.request_time is None else f" in {self.request_time * 1e3:.1f} ms"
+        url = _without_credentials(self.effective_url)
+        return f"<HTTPResponse {self.code} {self.reason}, {len(self.body)} bytes{took}, {url}>"
+
+
+def _as_headers(source: HeaderSource) -> HTTPHeaders:
+    return source if isinstance(source, HTTPHeaders) else HTTPHeaders(source)
+
+
+def _as_bytes(body: bytes | str) -> bytes:
+    """Return a body as bytes; bytes() alone would turn a number into that many zeros."""
+    if isinstance(body, bytes):
+        return body
+    if isinstance(body, str):
+        return body.encode()
+    if isinstance(body, (bytearray, memoryview)):
+        return bytes(body)
+    raise TypeError(f"body must be bytes or str, not {type(body).__name__}: {body!r:.100}")
+
+
+def _describe_unknown(unknown: Collection[str]) -> str:
+    """Name the keyword that does not exist, and the one that may have been meant."""
+    name = min(unknown)
+    close = get_close_matches(name, _NAMES, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"HTTPRequest() got an unexpected keyword argument {name!r}{hint}"
+
+
+def _without_credentials(url: str) -> str:
+    """Return a URL fit for a log: user and password, if it has them, are masked."""
+    return re.sub(r"(?<=//)[^/?#]*@", "***@", str(url), count=1)

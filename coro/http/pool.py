@@ -1,0 +1,154 @@
+"""Connections that are kept for the next request, and the limit on requests under way.
+
+The two are counted apart. A request takes a *slot* first (or waits for one, first come, first
+served), then an idle connection of its origin if there is one. The most recently used connection is
+taken first, so that those not needed for the present load grow old and are closed.
+
+An idle connection is watched: when its peer closes it, it leaves the pool at once. One that received
+bytes that nobody asked for is not used again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Hashable
+from typing import Any
+
+from coro.future import Future
+from coro.http.connection import HTTPConnection
+from coro.timers import Timer
+
+__all__ = ["ConnectionPool"]
+
+
+class ConnectionPool:
+    """The idle connections and the request slots of one client.
+
+    Arguments:
+        loop: the client's loop.
+        max_active: how many requests may be under way at once.
+        idle_seconds: how long a connection may stay unused before it is closed.
+    """
+
+    def __init__(self, loop: Any, max_active: int, idle_seconds: float = 60.0) -> None:
+        self._loop = loop
+        self.max_active = max_active
+        self.idle_seconds = idle_seconds
+        # Invariant: slots that were given out and not given back; at most max_active.
+        self.active = 0
+        # Requests that wait for a slot, in order. While there are any, no slot is free.
+        self._waiters: dict[Future[None], None] = {}
+        # Idle connections by origin (and TLS options), the last used one last.
+        self._idle: dict[Hashable, list[HTTPConnection]] = {}
+        self._sweeper: Timer | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"<ConnectionPool active={self.active}/{self.max_active} "
+            f"waiting={len(self._waiters)} idle={self.idle}>"
+        )
+
+    @property
+    def idle(self) -> int:
+        """How many connections wait for a request."""
+        return sum(map(len, self._idle.values()))
+
+    def statistics(self) -> dict[str, int]:
+        """Count what the pool holds now."""
+        return {"active": self.active, "waiting": len(self._waiters), "idle": self.idle}
+
+    # --- slots -----------------------------------------------------------------------------
+
+    def try_acquire(self) -> bool:
+        """Take a slot if one is free."""
+        if self.active < self.max_active:
+            self.active += 1
+            return True
+        return False
+
+    def acquire(self) -> Generator[Any, Any, None]:
+        """Wait for a slot: ``yield from pool.acquire()``."""
+        waiter: Future[None] = Future(loop=self._loop)
+        self._waiters[waiter] = None
+        try:
+            yield waiter
+        except BaseException:
+            # The slot may have been handed over in the very turn of the cancellation.
+            if waiter in self._waiters:
+                del self._waiters[waiter]
+            elif not waiter.cancelled():
+                self.release()
+            raise
+
+    def release(self) -> None:
+        """Give a slot back: to the first that waits, if any."""
+        while self._waiters:
+            waiter = next(iter(self._waiters))
+            del self._waiters[waiter]
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+        self.active -= 1
+
+    # --- connections -----------------------------------------------------------------------
+
+    def take(self, key: Hashable, now: float) -> HTTPConnection | None:
+        """Take an idle connection out of the pool; None if there is none that can be used.
+
+        Arguments:
+            key: what the connection must have in common with the request.
+            now: the loop's time.
+        """
+        connections = self._idle.get(key)
+        if not connections:
+            return None
+        oldest = now - self.idle_seconds
+        while connections:
+            connection = connections.pop()
+            if not connections:
+                del self._idle[key]
+            if connection.usable() and connection.idle_since >= oldest:
+                return connection
+            connection.close()
+        return None
+
+    def put(self, connection: HTTPConnection, now: float) -> None:
+        """Keep a connection for the next request.
+
+        Arguments:
+            connection: it has just ended an exchange.
+            now: the loop's time.
+        """
+        connection.idle_since = now
+        connection.on_close = self.forget
+        self._idle.setdefault(connection.key, []).append(connection)
+        if self._sweeper is None:
+            self._sweeper = self._loop.call_later(self.idle_seconds, self._sweep)
+
+    def forget(self, connection: HTTPConnection) -> None:
+        """Take out a connection that its peer has closed."""
+        connections = self._idle.get(connection.key)
+        if connections and connection in connections:
+            connections.remove(connection)
+            if not connections:
+                del self._idle[connection.key]
+
+    def close(self) -> None:
+        """Close every idle connection."""
+        if self._sweeper is not None:
+            self._loop.remove_timeout(self._sweeper)
+            self._sweeper = None
+        idle, self._idle = self._idle, {}
+        for connections in idle.values():
+            for connection in connections:
+                connection.close()
+
+    def _sweep(self) -> None:
+        """Close what has been idle for too long."""
+        self._sweeper = None
+        oldest = self._loop.time() - self.idle_seconds
+        for connections in list(self._idle.values()):
+            for connection in [c for c in connections if c.idle_since <= oldest]:
+                self.forget(connection)
+                connection.close()
+        if self._idle:
+            self._sweeper = self._loop.call_later(self.idle_seconds, self._sweep)
