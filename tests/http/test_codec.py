@@ -307,6 +307,8 @@ class TestHead:
         mine["A"] = "changed"
         assert head.headers.get_list("A") == ["1", "2"]
 
+
+class TestCallbacks:
     def test_sink_gets_the_body_piece_by_piece(self):
         decoder = ResponseDecoder()
         pieces: list[bytes] = []
