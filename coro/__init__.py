@@ -9,4 +9,6 @@ from __future__ import annotations
 
 from coro.gen import run
 
+__all__ = ["run"]
+
 __version__ = "0.1.0"

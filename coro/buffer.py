@@ -1,7 +1,7 @@
 """Bytes on their way: the read buffer that remembers how far it was searched, and the write queue.
 
-Both are pure: no descriptors, no loop. They grow at one end and shrink at the other; a bytearray does
-both without moving its contents (deleting from the front only moves its start).
+Both are pure: no descriptors, no loop. They grow at one end and shrink at the other; a bytearray
+does both without moving its contents (deleting from the front only moves its start).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ Bytes: TypeAlias = bytes | bytearray | memoryview
 class ReadBuffer:
     """Bytes that were received and not yet asked for.
 
-    ``find`` is linear over the buffer's life, however small the pieces in which it grows: it goes on
-    where the last search for the same delimiter ended.
+    ``find`` is linear over the buffer's life, however small the pieces in which it grows: it goes
+    on where the last search for the same delimiter ended.
     """
 
     __slots__ = ("_delimiter", "_searched", "data")
@@ -87,8 +87,8 @@ class ReadBuffer:
 class WriteQueue:
     """Bytes that wait to be sent, as views of the callers' data: nothing is copied.
 
-    A view pins the caller's bytearray to its size, so each is released as soon as it is sent, and all
-    of them when the queue is cleared.
+    A view pins the caller's bytearray to its size, so each is released as soon as it is sent, and
+    all of them when the queue is cleared.
     """
 
     __slots__ = ("_views", "added", "size")

@@ -2,7 +2,8 @@
 
 Errors that the standard library already names (``TimeoutError``, ``asyncio.CancelledError``,
 ``ConnectionRefusedError``, ``ssl.SSLCertVerificationError``) are raised under their own names.
-This room holds the rest, and nothing else: an exception is built by the room that meets the trouble.
+This room holds the rest, and nothing else: an exception is built by the room that meets the
+trouble.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ class ResolveError(gaierror):
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One connection attempt: the address tried, its error (None: it won or was abandoned), its seconds."""
+    """One connection attempt: its address, error (None: it won or was abandoned), seconds."""
 
     address: tuple[Any, ...] | str
     error: BaseException | None
@@ -138,7 +139,7 @@ class ConnectError(OSError):
 
 
 def format_address(address: tuple[Any, ...] | str) -> str:
-    """Write a socket address as people write it: ``127.0.0.1:80``, ``[::1]:80``, ``/run/x.sock``."""
+    """Write a socket address as people do: ``127.0.0.1:80``, ``[::1]:80``, ``/run/x.sock``."""
     if isinstance(address, tuple) and len(address) >= 2:
         host, port = address[0], address[1]
         return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"

@@ -72,7 +72,7 @@ class Slot(threading.local):
 
     @staticmethod
     def loop() -> Any:
-        """The running loop, else the current one, else a new one made current; ``loop`` fills this in."""
+        """The running loop, else the current one, else a new one; ``loop`` fills this in."""
         raise RuntimeError("no loop: import coro.loop")
 
 
@@ -129,7 +129,7 @@ class Future(Generic[T]):
         self._callbacks: list[Runnable | tuple[Callable[..., Any], Context | None]] | None = None
         self._asyncio_future_blocking = False
 
-    __class_getitem__ = classmethod(GenericAlias)
+    __class_getitem__: Any = classmethod(GenericAlias)
 
     # --- looking ---------------------------------------------------------------------------
 
@@ -272,7 +272,7 @@ class Future(Generic[T]):
             self._wake()
 
     def _settle(self, result: Any) -> None:
-        """``set_result`` for coro's own code, which runs in the loop's thread and knows that it is pending."""
+        """``set_result`` for coro's own code, in the loop's thread, on a pending future."""
         self._state = DONE
         self._value = result
         waiter = self._waiter
@@ -307,7 +307,8 @@ class Future(Generic[T]):
 
         Arguments:
             fn: the callback.
-            context: the ``contextvars`` context to call it in; by default a copy of the present one.
+            context: the ``contextvars`` context to call it in; by default a copy of the present
+                one.
         """
         entry = (fn, copy_context() if context is None else context)
         if self._state != PENDING:
@@ -348,7 +349,7 @@ class Future(Generic[T]):
             )
 
     def _call_when_done(self, fn: Callable[[Any], Any]) -> None:
-        """``add_done_callback`` for coro's own callbacks on a pending future, which need no context."""
+        """``add_done_callback`` for coro's own callbacks on a pending future: without a context."""
         if self._callbacks is None:
             self._callbacks = [(fn, None)]
         else:
@@ -408,7 +409,8 @@ def is_future(x: object) -> bool:
 
 
 def chain_future(a: Any, b: Any) -> None:
-    """Settle ``b`` as ``a`` is settled, unless ``b`` is settled before; cancelling ``b`` cancels ``a``.
+    """Settle ``b`` as ``a`` is settled, unless it is settled before; cancelling ``b`` cancels
+    ``a``.
 
     Arguments:
         a: a future of coro, asyncio or concurrent.futures.

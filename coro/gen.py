@@ -75,7 +75,7 @@ def all_tasks() -> set[Task[Any]]:
 
 
 def run(main: Callable[..., Any], *args: Any, timeout: float | timedelta | None = None) -> Any:
-    """Make a loop, run a coroutine function to its end, cancel and await what is left, close the loop.
+    """Make a loop, run a coroutine function on it, cancel and await what is left, close it.
 
     Arguments:
         main: the coroutine function (``@coroutine`` or ``async def``).
@@ -93,7 +93,8 @@ def run(main: Callable[..., Any], *args: Any, timeout: float | timedelta | None 
         )
     if not callable(main):
         raise TypeError(
-            f"coro.run() takes the coroutine function and its arguments, not {main!r}: coro.run(main, ...)"
+            f"coro.run() takes a coroutine function and its arguments, not {main!r}: "
+            "coro.run(main, ...)"
         )
     loop = IOLoop(make_current=False)
     try:

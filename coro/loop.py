@@ -5,9 +5,9 @@ poll, call the handlers of the descriptors that have events, queue the timers th
 exactly what stands in the ready queue at that point. What these callbacks add waits for the next
 turn, so however busy they are, descriptors and timers get their share.
 
-The ready queue is a deque that holds three kinds of things, told apart by type and without an object
-per callback: tuples ``(callback, args, context)``, timers that are due, and tasks (whatever has
-``_run``), which is what nearly every entry is.
+The ready queue is a deque that holds three kinds of things, told apart by type and without an
+object per callback: tuples ``(callback, args, context)``, timers that are due, and tasks (whatever
+has ``_run``), which is what nearly every entry is.
 
 Waking from other threads needs no lock: the loop declares itself asleep *before* it looks at the
 queue for the last time, and ``add_callback`` appends *before* it looks whether the loop is asleep.
@@ -46,6 +46,9 @@ _app_log = logging.getLogger("coro.application")
 
 _YEAR = 366 * 86400.0
 
+# The longest poll in seconds; epoll counts milliseconds in a C int, which 25 days exceed.
+_LONGEST_POLL = 86400.0
+
 
 class _Registration:
     """One stay of a descriptor in the loop's table."""
@@ -63,7 +66,8 @@ class IOLoop:
     """A callback loop over epoll.
 
     Arguments:
-        make_current: make it this thread's current loop. One made with False is current while it runs.
+        make_current: make it this thread's current loop. One made with False is current while it
+            runs.
         clock: returns the time in seconds; monotonic.
         network: the outside world: poller, waker, sockets.
     """
@@ -136,7 +140,8 @@ class IOLoop:
         """Return the running loop, else this thread's current one.
 
         Arguments:
-            instance: if there is neither, make a new one current and return it; otherwise return None.
+            instance: if there is neither, make a new one current and return it; otherwise return
+                None.
         """
         loop = slot.running or slot.current
         if loop is None and instance:
@@ -147,6 +152,7 @@ class IOLoop:
 
     def make_current(self) -> None:
         """Make it this thread's current loop."""
+        self._check_thread("make_current")
         slot.current = self
 
     @staticmethod
@@ -162,12 +168,7 @@ class IOLoop:
         Raises:
             RuntimeError: this loop or another one is running in this thread, or it is closed.
         """
-        if self._closed:
-            raise RuntimeError(f"{self!r} is closed")
-        if slot.running is not None:
-            raise RuntimeError(f"cannot start {self!r}: {slot.running!r} is running in this thread")
-        if self._thread is not None:
-            raise RuntimeError(f"{self!r} is running in another thread")
+        self._check_startable()
         self._thread = threading.get_ident()
         slot.running = self
         in_main = threading.current_thread() is threading.main_thread()
@@ -186,8 +187,16 @@ class IOLoop:
             slot.running = None
             self._thread = None
 
+    def _check_startable(self) -> None:
+        if self._closed:
+            raise RuntimeError(f"{self!r} is closed")
+        if slot.running is not None:
+            raise RuntimeError(f"cannot start {self!r}: {slot.running!r} is running in this thread")
+        if self._thread is not None:
+            raise RuntimeError(f"{self!r} is running in another thread")
+
     def stop(self) -> None:
-        """Leave ``start`` after the present turn; if it is not running, after the first turn of the next start."""
+        """Leave ``start`` after this turn; if not running, after the next start's first turn."""
         self._check_thread("stop")
         self._stopping = True
 
@@ -199,7 +208,7 @@ class IOLoop:
         else:
             timeout = self._timers.next_deadline()
             if timeout is not None:
-                timeout = max(0.0, timeout - self.time())
+                timeout = min(max(0.0, timeout - self.time()), _LONGEST_POLL)
         events = self._poll(timeout)
         self._asleep = False
         self._turns += 1
@@ -256,18 +265,20 @@ class IOLoop:
         try:
             result = context.run(callback, *args) if context is not None else callback(*args)
             if result is not None:
-                self._follow(callback, result)
+                self._follow(callback, result, context)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException:
             _app_log.exception("Exception in callback %r", callback)
 
-    def _follow(self, callback: Callable[..., Any], result: Any) -> None:
+    def _follow(self, callback: Callable[..., Any], result: Any, context: Context | None) -> None:
         """Log the error of what a callback returned, if that is something to wait for."""
         if isinstance(result, dict | list) and not result:
             return
+        convert = IOLoop.convert
         try:
-            future = IOLoop.convert(result)
+            # In the callback's context: what an ``async def`` does begins only here.
+            future = convert(result) if context is None else context.run(convert, result)
         except BadYieldError:
             return
         future.add_done_callback(functools.partial(_log_failure, callback))
@@ -280,47 +291,26 @@ class IOLoop:
             timeout: seconds after which it is cancelled.
         Raises:
             TimeoutError: it did not end in time.
-            RuntimeError: ``stop`` was called before it ended.
+            RuntimeError: ``stop`` was called before it ended, or the loop cannot be started.
             BadYieldError: ``func`` returned something that cannot be waited for.
         """
-        future: Any = None
-
-        def begin() -> None:
-            nonlocal future
-            try:
-                result = func()
-                future = Future(loop=self) if result is None else IOLoop.convert(result)
-                if result is None:
-                    future.set_result(None)
-            except (KeyboardInterrupt, SystemExit):
-                raise
-            except BaseException as error:
-                future = Future(loop=self)
-                future.set_exception(error)
-            future.add_done_callback(lambda _: self.stop())
-
-        timed_out = False
-
-        def expire() -> None:
-            nonlocal timed_out
-            timed_out = True
-            if future is None or not future.cancel():
-                self.stop()
-
-        self.add_callback(begin)
-        timer = None if timeout is None else self.add_timeout(_deadline(self, timeout), expire)
+        self._check_startable()
+        main = _Main(self, func)
+        self.add_callback(main.begin)
+        timer = None
+        if timeout is not None:
+            if not isinstance(timeout, timedelta):
+                timeout = timedelta(seconds=timeout)
+            timer = self.add_timeout(timeout, main.expire)
         try:
             self.start()
+            return main.result(timeout)
+        finally:
             if timer is not None:
                 self.remove_timeout(timer)
-            if timed_out and (future is None or not future.done() or future.cancelled()):
-                raise TimeoutError(f"Operation timed out after {timeout} seconds")
-            if future is None or not future.done():
-                raise RuntimeError("Event loop stopped before Future completed.")
-            return future.result()
-        finally:
-            # The frame may outlive the call in the traceback of the very error that the future holds.
-            del future, begin, expire, timer
+            main.leave()
+            # The frame may outlive the call in the traceback of the error that ``main`` holds.
+            del main, timer
 
     def close(self, all_fds: bool = False) -> None:
         """Give back the loop's descriptors; drop its callbacks, timers, handlers and tasks.
@@ -332,6 +322,7 @@ class IOLoop:
         """
         if self._closed:
             return
+        self._check_thread("close")
         if self._thread is not None:
             raise RuntimeError(f"cannot close {self!r}: call stop() first")
         for release in list(self._on_close.values()):
@@ -389,7 +380,8 @@ class IOLoop:
     # --- callbacks -------------------------------------------------------------------------
 
     def add_callback(self, callback: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-        """Call ``callback`` in the next turn. The one call that other threads and signal handlers may make.
+        """Call ``callback`` in the next turn: the one call other threads and signal handlers may
+        make.
 
         On a closed loop it does nothing: a thread cannot know that the loop is about to close.
         """
@@ -411,7 +403,10 @@ class IOLoop:
             future: a future of coro, asyncio or concurrent.futures.
             callback: gets the future.
         """
-        if isinstance(future, Future):
+        self._check_thread("add_future")
+        if isinstance(future, Future) and future._loop is None:
+            future._join(self)
+        if isinstance(future, Future) and future._loop is self:
             future.add_done_callback(callback)
         else:
             context = copy_context()
@@ -428,16 +423,22 @@ class IOLoop:
         """Call ``callback`` when ``time()`` reaches ``when``; the handle is for ``remove_timeout``.
 
         Raises:
-            ValueError: ``when`` is more than a year ahead, so probably not in terms of ``loop.time()``.
+            ValueError: ``when`` is more than a year ahead, so probably not in terms of
+                ``loop.time()``.
         """
         if self._thread is not None and self._thread != threading.get_ident():
             self._check_thread("call_at")
-        if when > self.time() + _YEAR:
+        # Written so that NaN, which no heap can order, is refused too.
+        if not when <= self.time() + _YEAR:
             raise ValueError(
-                f"deadline {when!r} is more than a year ahead of loop.time(): give loop.time() + seconds, or a timedelta"
+                f"deadline {when!r} is more than a year ahead of loop.time(): "
+                "give loop.time() + seconds, or a timedelta"
             )
         if kwargs:
             callback = functools.partial(callback, **kwargs)
+        return self._add_timer(when, callback, args)
+
+    def _add_timer(self, when: float, callback: Callable[..., Any], args: tuple[Any, ...]) -> Timer:
         timer = Timer(when, callback, args, copy_context())
         self._timers.add(timer)
         return timer
@@ -458,8 +459,12 @@ class IOLoop:
             callback: called with the further arguments.
         """
         if isinstance(deadline, timedelta):
-            deadline = self.time() + deadline.total_seconds()
-        elif not isinstance(deadline, int | float):
+            # Never a wall-clock time, so it may be as long as it likes.
+            self._check_thread("add_timeout")
+            if kwargs:
+                callback = functools.partial(callback, **kwargs)
+            return self._add_timer(self.time() + deadline.total_seconds(), callback, args)
+        if not isinstance(deadline, int | float):
             raise TypeError(f"deadline is a number or a timedelta, not {deadline!r}")
         return self.call_at(deadline, callback, *args, **kwargs)
 
@@ -496,12 +501,17 @@ class IOLoop:
     def remove_handler(self, fd: Any) -> None:
         """Watch a descriptor no longer; one that is unknown is left alone."""
         self._check_thread("remove_handler")
-        self._unregister(_fileno(fd))
+        number = _fileno(fd)
+        if number < 0:
+            # Closed before it was removed: it no longer knows its number, but the table does.
+            stays = self._handlers.items()
+            number = next((at for at, stay in stays if stay.subject is fd), number)
+        self._unregister(number)
 
     def _register(
         self, fd: int, subject: Any, callback: Callable[[int], Any], events: int
     ) -> _Registration:
-        """Watch a descriptor for a caller that needs no context of its own: ``callback(events)``."""
+        """Watch a descriptor for a caller who needs no context: ``callback(events)``."""
         if fd in self._handlers:
             raise ValueError(
                 f"descriptor {fd} is registered already, for {self._handlers[fd].subject!r}"
@@ -531,7 +541,7 @@ class IOLoop:
     def run_in_executor(
         self, executor: futures.Executor | None, func: Callable[..., Any], *args: Any
     ) -> Future[Any]:
-        """Run a blocking function in a thread (or whatever the executor has); return a future of its result.
+        """Run a blocking function in an executor's thread; return a future of its result.
 
         Arguments:
             executor: None for the loop's default one.
@@ -556,13 +566,18 @@ class IOLoop:
         context = copy_context()
 
         def on_signal(_number: int, _frame: FrameType | None) -> None:
-            context.run(self.add_callback, callback, *args)
+            # Not through ``context.run``, which a further signal in its middle could not enter.
+            if not self._closed:
+                self._ready.append((callback, args, context))
+                if self._asleep:
+                    self._waker.wake()
 
         previous = signal.signal(number, on_signal)
         self._signals.setdefault(number, previous)
 
     def remove_signal_handler(self, number: int) -> bool:
-        """Restore what handled the signal before ``add_signal_handler``; False if nothing was added."""
+        """Restore what handled the signal before; False if ``add_signal_handler`` added nothing."""
+        self._check_thread("remove_signal_handler")
         if number not in self._signals:
             return False
         signal.signal(number, self._signals.pop(number))
@@ -572,12 +587,14 @@ class IOLoop:
 
     def add_observer(self, observer: Observer) -> None:
         """Tell an observer of this loop's turns and steps from now on."""
+        self._check_thread("add_observer")
         if self._hooks is None:
             self._hooks = Hooks()
         self._hooks.observers.append(observer)
 
     def remove_observer(self, observer: Observer) -> None:
         """Tell it no longer."""
+        self._check_thread("remove_observer")
         if self._hooks is not None and observer in self._hooks.observers:
             self._hooks.observers.remove(observer)
             if not self._hooks.observers:
@@ -606,6 +623,55 @@ def _fileno(fd: Any) -> int:
     return fd if isinstance(fd, int) else fd.fileno()
 
 
-def _deadline(loop: IOLoop, timeout: float | timedelta) -> float:
-    seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
-    return loop.time() + seconds
+class _Main:
+    """What ``run_sync`` runs, from the call of the function to the result."""
+
+    __slots__ = ("_func", "_future", "_loop", "_timed_out")
+
+    def __init__(self, loop: IOLoop, func: Callable[[], Any]) -> None:
+        self._loop = loop
+        self._func = func
+        self._future: Any = None
+        self._timed_out = False
+
+    def begin(self) -> None:
+        """Call the function; stop the loop when what it returned is done."""
+        try:
+            result = self._func()
+            self._future = self._loop.nothing if result is None else IOLoop.convert(result)
+            if not self._future.done():
+                self._future._join(self._loop)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            self._future = Future(loop=self._loop)
+            self._future.set_exception(error)
+        self._future.add_done_callback(self._stop)
+
+    def _stop(self, _future: Any) -> None:
+        self._loop.stop()
+
+    def leave(self) -> None:
+        """What was abandoned and ends later must not stop another run of the loop."""
+        if self._future is not None:
+            self._future.remove_done_callback(self._stop)
+
+    def expire(self) -> None:
+        """The time is over: cancel what runs, or else leave it."""
+        self._timed_out = True
+        if self._future is None or not self._future.cancel():
+            self._loop.stop()
+
+    def result(self, timeout: timedelta | None) -> Any:
+        """Return what came of it."""
+        future = self._future
+        try:
+            ended = future is not None and future.done()
+            if self._timed_out and timeout is not None and (not ended or future.cancelled()):
+                seconds = timeout.total_seconds()
+                raise TimeoutError(f"Operation timed out after {seconds:g} seconds")
+            if not ended:
+                raise RuntimeError("Event loop stopped before Future completed.")
+            return future.result()
+        finally:
+            del future, self

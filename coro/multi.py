@@ -6,7 +6,6 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from coro.errors import CancelledError
 from coro.future import CANCELLED, DONE, PENDING, Future, slot
 from coro.task import convert_yielded
 
@@ -37,14 +36,14 @@ class _Multi(Future[Any]):
             else:
                 child._call_when_done(self._child_done)
         if not pending:
-            self._settle()
+            self._conclude()
 
     def _child_done(self, _child: Future[Any]) -> None:
         self._unfinished -= 1
         if self._unfinished == 0 and self._state == PENDING:
-            self._settle()
+            self._conclude()
 
-    def _settle(self) -> None:
+    def _conclude(self) -> None:
         children = self._children
         results = []
         first: BaseException | None = None
@@ -79,15 +78,15 @@ class _Multi(Future[Any]):
         self._cancel_asked = True
         asked = [child.cancel(msg) for child in self._children]
         if not any(asked):
-            self._settle()
+            self._conclude()
         return True
 
 
 def multi(children: Iterable[Any] | Mapping[Any, Any], quiet_exceptions: Quiet = ()) -> Future[Any]:
     """Wait for several things side by side; the future's result has the shape of ``children``.
 
-    If some fail, the future fails with the error of the first of them (in their order) once all have
-    ended; the further errors are logged.
+    If some fail, the future fails with the error of the first of them (in their order) once all
+    have ended; the further errors are logged.
 
     Arguments:
         children: a list (or other iterable) or dict of things that can be yielded.

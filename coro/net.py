@@ -54,7 +54,7 @@ class Poller(Protocol):
         """Change what a watched descriptor is watched for."""
 
     def unregister(self, fd: int) -> None:
-        """Watch it no longer; OSError or KeyError if it is not watched (it may have been closed)."""
+        """Watch it no longer; OSError or KeyError if it is not watched (it may be closed)."""
 
     def poll(self, timeout: float | None) -> list[tuple[int, int]]:
         """Wait until something happens or ``timeout`` seconds (None: for ever) are over."""
@@ -87,31 +87,39 @@ class SelectorPoller:
 
     def __init__(self, selector: selectors.BaseSelector | None = None) -> None:
         self._selector = selector if selector is not None else selectors.DefaultSelector()
+        # Descriptors watched for nothing: selectors refuse an empty mask.
+        self._idle: set[int] = set()
 
     @staticmethod
     def _to_selector(events: int) -> int:
-        wanted = 0
-        if events & READ:
-            wanted |= selectors.EVENT_READ
-        if events & WRITE:
-            wanted |= selectors.EVENT_WRITE
-        # selectors refuse an empty mask; an error shows itself as readable.
-        return wanted or selectors.EVENT_READ
+        return (selectors.EVENT_READ if events & READ else 0) | (
+            selectors.EVENT_WRITE if events & WRITE else 0
+        )
 
     def register(self, fd: int, events: int) -> None:
         """Watch a descriptor."""
-        try:
-            self._selector.register(fd, self._to_selector(events))
-        except KeyError as error:
-            raise FileExistsError(errno.EEXIST, f"descriptor {fd} is registered already") from error
+        if fd in self._idle or fd in self._selector.get_map():
+            raise FileExistsError(errno.EEXIST, f"descriptor {fd} is registered already")
+        if wanted := self._to_selector(events):
+            self._selector.register(fd, wanted)
+        else:
+            self._idle.add(fd)
 
     def modify(self, fd: int, events: int) -> None:
         """Change what a descriptor is watched for."""
-        self._selector.modify(fd, self._to_selector(events))
+        wanted = self._to_selector(events)
+        if wanted and fd not in self._idle:
+            self._selector.modify(fd, wanted)
+        else:
+            self.unregister(fd)
+            self.register(fd, events)
 
     def unregister(self, fd: int) -> None:
         """Watch it no longer."""
-        self._selector.unregister(fd)
+        if fd in self._idle:
+            self._idle.remove(fd)
+        else:
+            self._selector.unregister(fd)
 
     def poll(self, timeout: float | None) -> list[tuple[int, int]]:
         """Wait for events."""
@@ -151,7 +159,7 @@ class Waker:
         return self._writer.fileno()
 
     def wake(self) -> None:
-        """Make it readable; callable from any thread. A full pipe wakes as well as one more byte."""
+        """Make it readable, from any thread. A full pipe wakes as well as one more byte."""
         try:
             self._writer.send(b"\0")
         except (BlockingIOError, InterruptedError):

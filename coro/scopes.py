@@ -166,7 +166,7 @@ class Timeout:
         return self._expired
 
     def reschedule(self, deadline: float | None) -> None:
-        """Move the deadline (in terms of ``loop.time()``; None: no deadline) while inside the block."""
+        """Move the deadline (in terms of ``loop.time()``; None: none) while inside the block."""
         if self._task is None or self._expired:
             raise RuntimeError(
                 "a Timeout can be rescheduled only inside its block and before it expired"

@@ -6,22 +6,23 @@ forward. At most one read is pending (``_read``), any number of writes.
 Reading. A read is answered from the buffer if that suffices; otherwise it waits for the descriptor
 to be readable. The stream then receives one chunk per event: the poller is level-triggered and will
 tell again, so one fast peer cannot starve others, and no call is spent on learning that nothing is
-left. Interest in READ stays registered from read to read. When an event finds no reader, one chunk is
-taken into the buffer (so that the end of an idle connection is noticed), and once that holds
-something, the next event without a reader drops the interest: the peer then feels the pressure.
+left. Interest in READ stays registered from read to read. When an event finds no reader, one
+chunk is taken into the buffer (so that the end of an idle connection is noticed), and once that
+holds something, the next event without a reader drops the interest: the peer then feels the
+pressure.
 
 Writing. A write is tried at once, and what the system did not take is queued and sent when the
-descriptor is writable, a bounded amount per event. Each write's future is done when its own last byte
-was handed to the system.
+descriptor is writable, a bounded amount per event. Each write's future is done when its own last
+byte was handed to the system.
 
-Closing. Bytes that were received before the end stay readable; the end is told when they are used up.
-A pending read or write ends with ``StreamClosedError``, whose ``real_error`` is what closed the
-stream. Futures of a stream do not complain when nobody looks at their error: the next operation on
-the stream raises it again.
+Closing. Bytes that were received before the end stay readable; the end is told when they are used
+up. A pending read or write ends with ``StreamClosedError``, whose ``real_error`` is what closed
+the stream. Futures of a stream do not complain when nobody looks at their error: the next
+operation on the stream raises it again.
 
-TLS on a socket is an ``ssl.SSLSocket`` under the same code. Two things differ: bytes that wait inside
-the TLS layer do not show at the descriptor, so they are drained before the descriptor is waited for;
-and "not now" arrives as ``SSLWantReadError`` or ``SSLWantWriteError``.
+TLS on a socket is an ``ssl.SSLSocket`` under the same code. Two things differ: bytes that wait
+inside the TLS layer do not show at the descriptor, so they are drained before the descriptor is
+waited for; and "not now" arrives as ``SSLWantReadError`` or ``SSLWantWriteError``.
 """
 
 from __future__ import annotations
@@ -139,7 +140,8 @@ class IOStream:
     Arguments:
         socket: the socket; the stream owns it from now on.
         max_buffer_size: bytes that may wait to be asked for (default 100 MB).
-        read_chunk_size: bytes to receive at once (default 64 KB, at most half of ``max_buffer_size``).
+        read_chunk_size: bytes to receive at once (default 64 KB, at most half of
+            ``max_buffer_size``).
         max_write_buffer_size: bytes that may wait to be sent (default: no limit).
     """
 
@@ -213,7 +215,7 @@ class IOStream:
         return self._queue.size > 0
 
     def idle(self) -> bool:
-        """Whether it is open and nothing is under way: no read, no byte to be read or to be sent."""
+        """Whether it is open and nothing is under way: no read, no byte to read or to send."""
         return (
             self._state == OPEN
             and self._read is None
@@ -234,12 +236,12 @@ class IOStream:
                 self.watch()
 
     def watch(self) -> None:
-        """Notice the peer's end also while nobody reads; up to one chunk may be buffered meanwhile."""
+        """Notice the peer's end also while nobody reads; one chunk may be buffered meanwhile."""
         if not self._received:
             self._want(READ)
 
     def set_nodelay(self, value: bool) -> None:
-        """Send small writes at once (TCP_NODELAY), or let the system gather them. Ignored without TCP."""
+        """Send small writes at once (TCP_NODELAY), or let the system gather them."""
         if self._state != CLOSED:
             set_nodelay(self.socket, value)
 
@@ -304,7 +306,8 @@ class IOStream:
 
         Arguments:
             server_side: which side of the handshake to take.
-            ssl_options: an ``ssl.SSLContext``, a dict of its options, or None for the safe defaults.
+            ssl_options: an ``ssl.SSLContext``, a dict of its options, or None for the safe
+                defaults.
             server_hostname: for clients, the name that the peer must prove.
         Raises:
             ValueError: the stream is not idle, or holds bytes that were received before the upgrade

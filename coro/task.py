@@ -10,11 +10,13 @@ and a call per step or per level would show. It resumes a task, and goes on in t
 
 - while the task yields things that are settled already (up to a bound, then through the queue, so
   that such a task cannot starve the loop);
-- with the parent, when the task ended and the parent is all that waits for it. A chain of coroutines
+- with the parent, when the task ended and the parent is all that waits for it. A chain of
+coroutines
   is thus unwound without recursion and without a trip through the queue for each level;
 - with a child that has not started yet. A call starts its coroutine inside the caller's step, which
-  nests; beyond a fixed depth a call only creates the task, which starts when it is yielded (or else in
-  the next turn). So neither chain nor tree of coroutines can exhaust the interpreter's stack.
+  nests; beyond a fixed depth a call only creates the task, which starts when it is yielded (or
+  else in the next turn). So neither chain nor tree of coroutines can exhaust the interpreter's
+  stack.
 
 Context. Every call runs all its steps in one copy of the caller's ``contextvars`` context:
 ``context.run(generator.send, value)``, both of them C functions, so no frame of ours stands between
@@ -22,14 +24,15 @@ the coroutines of a traceback.
 
 Tracebacks and lifetimes. An error leaves the generator with the frame of ``_run`` on top of its
 traceback; that entry is cut off. The traceback is kept beside the error and put back each time the
-error is raised, so that raising it again does not lengthen it. The frame of ``_run`` stays reachable
-from the generator's dead frame (``f_back``), therefore it drops its locals before it ends: otherwise
-error, traceback, frame and task would form a circle that only the collector could free.
+error is raised, so that raising it again does not lengthen it. The frame of ``_run`` stays
+reachable from the generator's dead frame (``f_back``), therefore it drops its locals before it
+ends: otherwise error, traceback, frame and task would form a circle that only the collector could
+free.
 
 Cancellation. ``cancel`` walks down to what the innermost task waits for and cancels that; the error
-comes back up as ``CancelledError``. If there is nothing to cancel (the thing is settled in this very
-turn, the task is about to run, or runs) the task is marked, and the error is thrown at its next step
-or ``yield``. Either way each request is delivered once.
+comes back up as ``CancelledError``. If there is nothing to cancel (the thing is settled in this
+very turn, the task is about to run, or runs) the task is marked, and the error is thrown at its
+next step or ``yield``. Either way each request is delivered once.
 """
 
 from __future__ import annotations
@@ -96,8 +99,8 @@ moment: Future[None] = _Moment()
 class Task(Future[T]):
     """A running coroutine, and the future of its result.
 
-    Made by calling a coroutine function. It is a ``Future`` that can also be cancelled from outside:
-    ``cancel()`` raises ``CancelledError`` at the ``yield`` where the coroutine stands.
+    Made by calling a coroutine function. It is a ``Future`` that can also be cancelled from
+    outside: ``cancel()`` raises ``CancelledError`` at the ``yield`` where the coroutine stands.
     """
 
     __slots__ = (
@@ -430,8 +433,9 @@ def coroutine(func: Callable[P, T]) -> Callable[P, Task[T]]: ...
 def coroutine(func: Callable[..., Any]) -> Callable[..., Task[Any]]:
     """Make a coroutine function of a generator function (or of a plain or ``async def`` function).
 
-    Calling it runs the body at once, up to its first ``yield`` of something unfinished, and returns a
-    ``Task``. All errors of the body, also those before the first ``yield``, end in the task.
+    Calling it runs the body at once, up to its first ``yield`` of something unfinished, and
+    returns a ``Task``. All errors of the body, also those before the first ``yield``, end in the
+    task.
 
     Arguments:
         func: the function. Its result is what it returns, or the value of ``raise Return(value)``.
@@ -518,7 +522,10 @@ async def _await(awaitable: Awaitable[T]) -> T:
 def _likely_slip(yielded: object) -> str:
     if isinstance(yielded, types.GeneratorType):
         name = yielded.__qualname__
-        return f": {name} is a bare generator; decorate it (@coroutine def {yielded.__name__}...) or use 'yield from'"
+        return (
+            f": {name} is a bare generator; decorate it (@coroutine def {yielded.__name__}...) "
+            "or use 'yield from'"
+        )
     if callable(yielded):
         name = getattr(yielded, "__name__", "it")
         return f": call it (yield {name}(...))"

@@ -6,8 +6,8 @@ the dead entry stays in the heap until it surfaces, or until the dead outnumber 
 heap is rebuilt without them, so that a million cancelled time-outs of an hour do not occupy memory
 for an hour. The rebuild costs O(n) once per n cancellations, hence O(1) each.
 
-Entries are tuples ``(deadline, number, timer)``: the running number makes equal deadlines fire first
-in, first out, and keeps ``heapq`` comparing floats and ints in C.
+Entries are tuples ``(deadline, number, timer)``: the running number makes equal deadlines fire
+first in, first out, and keeps ``heapq`` comparing floats and ints in C.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class TimerHeap:
         heappush(self.heap, (timer.deadline, self._added, timer))
 
     def cancel(self, timer: Timer) -> None:
-        """Cancel a timer: also one that is due in this very turn and was taken out of the heap already."""
+        """Cancel a timer, also one that is due in this very turn and not in the heap any more."""
         if timer.callback is None:
             return
         # What the timer held dies when this call returns, not before: a destructor may cancel too.
@@ -108,7 +108,7 @@ class TimerHeap:
         return None
 
     def pop_due(self, now: float) -> list[Timer]:
-        """Take out the timers whose deadline is not later than ``now``, in the order they are due."""
+        """Take out the timers whose deadline is not later than ``now``, in order."""
         heap = self.heap
         due: list[Timer] = []
         while heap and heap[0][0] <= now:

@@ -1,11 +1,12 @@
 """``fetch``: one request, its redirects, its time limits; and the clients that keep connections.
 
-``AsyncHTTPClient.fetch`` is a coroutine, and the whole fetch is that one task: the steps below it (a
-slot, a connection, the exchange) are generators that it runs by ``yield from``. A task of its own has
-only what must go on beside it, the race of the connector.
+``AsyncHTTPClient.fetch`` is a coroutine, and the whole fetch is that one task: the steps below it
+(a slot, a connection, the exchange) are generators that it runs by ``yield from``. A task of its
+own has only what must go on beside it, the race of the connector.
 
-Time limits. One ``Timeout`` surrounds the fetch; its deadline is moved as the fetch passes from phase
-to phase, and when it expires, the phase that ``Progress`` tells decides which error is raised.
+Time limits. One ``Timeout`` surrounds the fetch; its deadline is moved as the fetch passes from
+phase to phase, and when it expires, the phase that ``Progress`` tells decides which error is
+raised.
 
 Errors. Every failure without a response is a ``RequestError``, translated here, once, from what the
 rooms below raise; that remains its ``__cause__``.
@@ -13,13 +14,10 @@ rooms below raise; that remains its ``__cause__``.
 
 from __future__ import annotations
 
-import base64
-import copy
 import functools
 import ssl
 import time
 from collections.abc import Callable, Generator, Hashable, Mapping
-from functools import lru_cache
 from typing import Any, ClassVar, Self
 from weakref import WeakKeyDictionary
 
@@ -43,30 +41,22 @@ from coro.errors import (
     TotalTimeoutError,
 )
 from coro.gen import Task, Timeout, coroutine, current_task
-from coro.http.codec import (
-    MAX_HEADER_BYTES,
-    ResponseDecoder,
-    ResponseHead,
-    encode_request,
-    request_block,
-)
-from coro.http.compression import ContentDecoder, decoder_for, supported_codings
-from coro.http.connection import HTTPConnection, Outgoing, Progress, Sink
-from coro.http.headers import HTTPHeaders
+from coro.http.codec import MAX_HEADER_BYTES, ResponseDecoder, ResponseHead
+from coro.http.compression import decoder_for
+from coro.http.connection import HTTPConnection, Progress, Sink
 from coro.http.messages import HTTPRequest, HTTPResponse
+from coro.http.outgoing import Outgoing, connection_key, encode, redirected, tls_context
 from coro.http.pool import ConnectionPool
+from coro.http.receiver import Receiver
 from coro.http.urls import Target, join, parse
 from coro.loop import IOLoop
 from coro.resolver import Resolver
 from coro.tcp import connect
-from coro.tls import client_context, context_for
 
 __all__ = ["AsyncHTTPClient", "HTTPClient", "fetch"]
 
 USER_AGENT = "coro/0.1"
 DEFAULT_MAX_BODY = 100 * 1024 * 1024
-_DECODE_STEP = 64 * 1024
-_ACCEPT_ENCODING = ", ".join(supported_codings())
 
 _DEFAULTS: dict[str, Any] = {
     "connect_timeout": 20.0,
@@ -81,26 +71,22 @@ _DEFAULTS: dict[str, Any] = {
     "user_agent": USER_AGENT,
 }
 
-_METHODS_WITHOUT_BODY = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
-_METHODS_WITH_BODY = frozenset({"POST", "PATCH", "PUT"})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-# What describes a body goes when a redirect turns the request into a GET (RFC 9110 section 15.4).
-_BODY_FIELDS = ("Content-Length", "Content-Type", "Content-Encoding", "Transfer-Encoding")
-_CREDENTIAL_FIELDS = ("Authorization", "Cookie", "Proxy-Authorization")
 
 
 class AsyncHTTPClient:
     """An HTTP client: ``response = yield AsyncHTTPClient().fetch(url)``.
 
     There is one client per loop, which every ``AsyncHTTPClient()`` returns, so that connections are
-    shared; ``force_instance=True`` makes one of its own. The loop closes its clients when it closes.
+    shared; ``force_instance=True`` makes one of its own. The loop closes its clients when it
+    closes.
 
     Arguments:
         force_instance: make a client of its own.
         max_clients: how many requests may be under way at once; further ones wait in order.
         max_buffer_size: bytes that a response may occupy (default 100 MB).
-        max_body_size: limit for a response's body, after decompression (default ``max_buffer_size``;
-            with a ``streaming_callback``: no limit).
+        max_body_size: limit for a response's body, after decompression (default
+            ``max_buffer_size``; with a ``streaming_callback``: no limit).
         max_header_size: limit for a response's head in bytes.
         resolver: turns names into addresses; by default the system's.
         defaults: request options by name, for requests that do not give them.
@@ -266,7 +252,7 @@ class _Fetch:
         # its body, if not simply the decoder.
         self.may_redirect = False
         self.location: str | None = None
-        self.receiver: _Receiver | None = None
+        self.receiver: Receiver | None = None
 
     def run(self) -> Generator[Any, Any, HTTPResponse]:
         """Fetch, and follow redirects."""
@@ -285,7 +271,7 @@ class _Fetch:
                     url = join(url, self.location)
                     origin = target.origin
                     target = parse(url)
-                    request = _redirected(request, response.code, url, target.origin == origin)
+                    request = redirected(request, response.code, url, target.origin == origin)
         except TimeoutError as error:
             if not self.limit.expired():
                 raise
@@ -294,12 +280,12 @@ class _Fetch:
     def _attempt(
         self, request: HTTPRequest, target: Target, url: str
     ) -> Generator[Any, Any, HTTPResponse]:
-        """Send one request, over again if a kept connection turns out to be closed; return its response."""
+        """Send one request, again if a kept connection was closed; return the response."""
         client = self.client
         pool = client._pool
         progress = self.progress
-        out = _encode(request, target, self.options)
-        key = _pool_key(target, self.options)
+        out = encode(request, target, self.options)
+        key = connection_key(target, self.options)
         if not pool.try_acquire():
             self._limit_to_connect()
             yield from pool.acquire()
@@ -377,7 +363,7 @@ class _Fetch:
     # --- receiving -------------------------------------------------------------------------
 
     def _begin_body(self, head: ResponseHead) -> Sink | None:
-        """Look at the head; return what is to take the body, or None to let the decoder collect it."""
+        """Look at the head; return what takes the body, or None to let the decoder collect it."""
         request = self.request
         if head.status in _REDIRECTS and self.may_redirect:
             self.location = head.headers.get("Location")
@@ -398,13 +384,13 @@ class _Fetch:
             coding = decoder_for(head.content_encoding)
         if coding is None and request.streaming_callback is None:
             return None
-        self.receiver = _Receiver(request.streaming_callback, coding, limit)
+        self.receiver = Receiver(request.streaming_callback, coding, limit)
         return self.receiver.take
 
     # --- connecting ------------------------------------------------------------------------
 
     def _limit_to_connect(self) -> None:
-        """Bound what comes before the request is on its way by the connect limit, if that is nearer."""
+        """Bound what comes before the request is sent by the connect limit, if that is nearer."""
         self.limit.reschedule(
             min((d for d in (self.deadline, self.connect_deadline) if d is not None), default=None)
         )
@@ -415,7 +401,7 @@ class _Fetch:
         options = self.options
         progress = self.progress
         client = self.client
-        context = _tls_context(options) if target.scheme == "https" else None
+        context = tls_context(options) if target.scheme == "https" else None
         details: dict[str, Any] = {"attempts": progress.attempts, "safe_to_retry": True}
         try:
             stream = yield connect(
@@ -465,206 +451,10 @@ class _Fetch:
         return TotalTimeoutError("Timeout during request", **details)
 
 
-class _Receiver:
-    """Takes a response's body: decompresses it, bounds it, hands it on or collects it.
-
-    Arguments:
-        callback: what to hand the pieces to; None: collect them.
-        coding: undoes the compression, if there is one.
-        limit: bytes after decompression; None: no limit.
-    """
-
-    __slots__ = ("_callback", "_coding", "_limit", "_pieces", "_size")
-
-    def __init__(
-        self,
-        callback: Callable[[bytes], Any] | None,
-        coding: ContentDecoder | None,
-        limit: int | None,
-    ) -> None:
-        self._callback = callback
-        self._coding = coding
-        self._limit = limit
-        self._pieces: list[bytes] = []
-        self._size = 0
-
-    @property
-    def decompresses(self) -> bool:
-        """Whether the body arrives in another coding than it is handed on in."""
-        return self._coding is not None
-
-    def take(self, piece: bytes) -> Generator[Any, Any, None]:
-        """Take a piece of the body as received; what the callback returns is waited for."""
-        coding = self._coding
-        if coding is None:
-            yield from self._hand_on(piece)
-            return
-        decoded = coding.decompress(piece, _DECODE_STEP)
-        while decoded:
-            yield from self._hand_on(decoded)
-            decoded = coding.decompress(b"", _DECODE_STEP) if coding.pending else b""
-
-    def _hand_on(self, piece: bytes) -> Generator[Any, Any, None]:
-        self._size += len(piece)
-        if self._limit is not None and self._size > self._limit:
-            raise BodyTooLargeError(f"the body is larger than {self._limit} bytes")
-        if self._callback is None:
-            self._pieces.append(piece)
-            return
-        waiting = self._callback(piece)
-        if waiting is not None:
-            yield waiting
-
-    def finish(self) -> None:
-        """The response is complete: so must be what was compressed in it."""
-        if self._coding is not None:
-            self._coding.finish()
-
-    def body(self) -> bytes:
-        """Return what was collected."""
-        return b"".join(self._pieces)
-
-
-def _encode(request: HTTPRequest, target: Target, options: Mapping[str, Any]) -> Outgoing:
-    """Check a request and encode it.
-
-    Raises:
-        ValueError: the method and the body do not go together, or something may not be written out.
-        KeyError: the method is unknown.
-    """
-    method = request.method
-    coding = _ACCEPT_ENCODING if options["decompress_response"] else None
-    if request.plain and not target.username and method in _METHODS_WITHOUT_BODY:
-        return _encode_plain(method, target.path, target.authority, options["user_agent"], coding)
-    body = request.body
-    producer = request.body_producer
-    if body is not None and producer is not None:
-        raise ValueError("give a body or a body_producer, not both")
-    if not options["allow_nonstandard_methods"]:
-        expected = method in _METHODS_WITH_BODY
-        if not expected and method not in _METHODS_WITHOUT_BODY:
-            raise KeyError(f"unknown method {method}")
-        if (body is not None or producer is not None) != expected:
-            raise ValueError(
-                f"Body must {'not ' if expected else ''}be None for method {method} "
-                "(unless allow_nonstandard_methods is true)"
-            )
-    return _encode_with_fields(request, target, options, coding)
-
-
-@lru_cache(4096)
-def _encode_plain(
-    method: str, path: str, authority: str, user_agent: str | None, coding: str | None
-) -> Outgoing:
-    """Encode a request that has nothing of its own; crawlers and gateways send the same ones again and again."""
-    return Outgoing(
-        method, encode_request(method, path, request_block(authority, user_agent, coding))
-    )
-
-
-def _encode_with_fields(
-    request: HTTPRequest, target: Target, options: Mapping[str, Any], coding: str | None
-) -> Outgoing:
-    method = request.method
-    fields = request.headers.copy()
-    authority = fields.pop("Host", target.authority)
-    block = request_block(
-        authority,
-        None if "User-Agent" in fields else options["user_agent"],
-        None if "Accept-Encoding" in fields else coding,
-    )
-    credentials = _credentials(request, target, options)
-    if credentials is not None:
-        fields["Authorization"] = credentials
-    body = request.body
-    length = fields.pop("Content-Length", None)
-    fields.pop("Transfer-Encoding", None)
-    if method == "POST" and "Content-Type" not in fields:
-        fields["Content-Type"] = "application/x-www-form-urlencoded"
-    content_length = int(length) if length is not None else None
-    if body is not None:
-        content_length = len(body)
-    elif request.body_producer is None and method in _METHODS_WITH_BODY:
-        content_length = 0
-    chunked = request.body_producer is not None and content_length is None
-    head = encode_request(
-        method,
-        target.path,
-        block,
-        list(fields.get_all()),
-        content_length=content_length,
-        chunked=chunked,
-    )
-    return Outgoing(method, head + body if body else head, request.body_producer, chunked)
-
-
-def _credentials(request: HTTPRequest, target: Target, options: Mapping[str, Any]) -> str | None:
-    """Return the value of ``Authorization`` (RFC 7617), from the URL or the request; None if there is none."""
-    if request.auth_mode not in (None, "basic"):
-        raise ValueError(f"unsupported auth_mode {request.auth_mode}")
-    if target.username:
-        name, password = target.username, target.password
-    elif request.auth_username is not None:
-        name, password = request.auth_username, request.auth_password or ""
-    else:
-        return None
-    return "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode("ascii")
-
-
-def _redirected(request: HTTPRequest, code: int, url: str, same_origin: bool) -> HTTPRequest:
-    """Return the request that follows a redirect (RFC 9110 section 15.4)."""
-    following = copy.copy(request)
-    following.url = url
-    following.headers = headers = request.headers.copy()
-    headers.pop("Host", None)
-    if (code == 303 and request.method != "HEAD") or (
-        code in (301, 302) and request.method == "POST"
-    ):
-        following.method = "GET"
-        following.body = None
-        following.body_producer = None
-        for name in _BODY_FIELDS:
-            headers.pop(name, None)
-    if not same_origin:
-        following.auth_username = following.auth_password = None
-        for name in _CREDENTIAL_FIELDS:
-            headers.pop(name, None)
-    return following
-
-
 def _explain(error: Exception, target: Target) -> str:
     """Say in one line why TLS with a host failed."""
     reason = getattr(error, "verify_message", "") or getattr(error, "reason", "") or str(error)
     return f"TLS with {target.host}:{target.port} failed: {reason}"
-
-
-_TLS_OPTIONS = ("ssl_options", "validate_cert", "ca_certs", "client_key", "client_cert")
-
-
-def _pool_key(target: Target, options: Mapping[str, Any]) -> Hashable:
-    """What must be equal for a connection to serve another request."""
-    source = options.get("network_interface")
-    if target.scheme == "http":
-        return target.origin if source is None else (target.origin, source)
-    tls = tuple(_identity(options.get(name)) for name in _TLS_OPTIONS)
-    return (target.origin, source, tls)
-
-
-def _identity(option: Any) -> Hashable:
-    """A value itself if it can be compared by value, else the object (which is then kept alive)."""
-    return tuple(sorted(option.items())) if isinstance(option, dict) else option
-
-
-def _tls_context(options: Mapping[str, Any]) -> ssl.SSLContext:
-    given = options.get("ssl_options")
-    if given is not None:
-        return context_for(given, server_side=False)
-    return client_context(
-        ca_certs=options.get("ca_certs"),
-        client_cert=options.get("client_cert"),
-        client_key=options.get("client_key"),
-        validate=options["validate_cert"],
-    )
 
 
 def _call_back(

@@ -305,7 +305,8 @@ class ResponseDecoder:
         self.max_headers = max_headers
         self.surplus = b""
         self.bytes_received = self.body_bytes = 0
-        self.head = self._known = None
+        self.head = None
+        self._known = None
         self._pieces = []
         self._chunks = None
         self.upgraded = self._persistent = False
@@ -462,7 +463,8 @@ class ResponseDecoder:
         check_field_count("response head", raw, self.max_headers)
         head = ResponseHead(raw)
         if head.status >= 200 or head.status == 101:
-            self.head = self._known = head
+            self.head = head
+            self._known = head
             if self._on_head is not None:
                 self._on_head(head)
             return self._begin_body(head, rest)

@@ -1,8 +1,8 @@
 """One connection to an HTTP server, and one request after another on it.
 
-A connection joins a stream and a decoder and adds nothing but order: send a request, feed the decoder
-with what comes until it says that the response is complete. The coroutines of this room are plain
-generators for ``yield from``: a fetch runs them inside its own task.
+A connection joins a stream and a decoder and adds nothing but order: send a request, feed the
+decoder with what comes until it says that the response is complete. The coroutines of this room
+are plain generators for ``yield from``: a fetch runs them inside its own task.
 """
 
 from __future__ import annotations
@@ -19,21 +19,20 @@ from coro.errors import (
 )
 from coro.future import Future
 from coro.http.codec import ResponseDecoder, ResponseHead, encode_chunk, encode_last_chunk
+from coro.http.outgoing import Outgoing
 from coro.scopes import Timeout
 from coro.stream import IOStream
 from coro.timers import Timer
 
-__all__ = ["HTTPConnection", "Outgoing", "Progress", "Sink"]
+__all__ = ["HTTPConnection", "Progress", "Sink"]
 
 # Takes a piece of a body; ``yield from`` it.
 Sink: TypeAlias = Callable[[bytes], Generator[Any, Any, None]]
 
-# Methods whose repetition does not change what the server ends up with (RFC 9110 section 9.2.2).
-IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
-
 
 class Progress:
-    """How far a fetch has come: its present phase, and when (in the loop's time) it passed the others.
+    """How far a fetch has come: its present phase, and when (in the loop's time) it passed the
+    others.
 
     A time of None means: not passed, or, on a connection that was kept, not needed. A request that
     finds a free slot acquires it when it starts.
@@ -65,7 +64,7 @@ class Progress:
         self.ended = started
 
     def time_info(self) -> dict[str, float]:
-        """Return the seconds spent in each phase; ``total`` is all of them and the body's transfer."""
+        """Return the seconds of each phase; ``total`` is all of them and the body's transfer."""
         info: dict[str, float] = {}
         before = self.started
         for key, passed in (
@@ -83,36 +82,6 @@ class Progress:
                 before = passed
         info["total"] = self.ended - self.started
         return info
-
-
-class Outgoing:
-    """A request as it goes onto the wire.
-
-    Arguments:
-        method: as in "GET".
-        head: the encoded head; with it the body, if that is known as bytes.
-        producer: writes the body piece by piece through the function it is given, or None.
-        chunked: the pieces of ``producer`` go out as chunks.
-    """
-
-    __slots__ = ("chunked", "head", "method", "producer")
-
-    def __init__(
-        self,
-        method: str,
-        head: bytes,
-        producer: Callable[[Callable[[bytes], Any]], Any] | None = None,
-        chunked: bool = False,
-    ) -> None:
-        self.method = method
-        self.head = head
-        self.producer = producer
-        self.chunked = chunked
-
-    @property
-    def replayable(self) -> bool:
-        """Whether it may be sent again although the server may have seen it."""
-        return self.producer is None and self.method in IDEMPOTENT
 
 
 class HTTPConnection:
@@ -233,9 +202,9 @@ class HTTPConnection:
 
     # --- time limit ------------------------------------------------------------------------
 
-    # An exchange's limit is two stores. One timer per connection looks after it: it is armed for the
-    # first deadline, and when it fires and the deadline has moved meanwhile, it is armed again. So a
-    # request that ends in time, which is nearly each, costs no timer.
+    # An exchange's limit is two stores. One timer per connection looks after it: it is armed for
+    # the first deadline, and when it fires and the deadline has moved meanwhile, it is armed
+    # again. So a request that ends in time, which is nearly each, costs no timer.
 
     def bound(self, limit: Timeout, deadline: float | None) -> None:
         """Let ``limit`` expire if the next exchange has not ended by ``deadline`` (loop's time)."""

@@ -4,8 +4,8 @@ The two are counted apart. A request takes a *slot* first (or waits for one, fir
 served), then an idle connection of its origin if there is one. The most recently used connection is
 taken first, so that those not needed for the present load grow old and are closed.
 
-An idle connection is watched: when its peer closes it, it leaves the pool at once. One that received
-bytes that nobody asked for is not used again.
+An idle connection is watched: when its peer closes it, it leaves the pool at once. One that
+received bytes that nobody asked for is not used again.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """URLs as browsers understand them: the WHATWG URL standard, with IDNA, by a library.
 
-What a fetch needs of a URL is taken apart once and remembered, for crawlers and gateways ask for the
-same hosts, and often the same pages, again and again.
+What a fetch needs of a URL is taken apart once and remembered, for crawlers and gateways ask for
+the same hosts, and often the same pages, again and again.
 """
 
 from __future__ import annotations

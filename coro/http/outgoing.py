@@ -1,0 +1,197 @@
+"""From what a caller asks for to what goes onto the wire: encoded requests, redirected requests,
+and the options that decide which connection may carry them."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import ssl
+from collections.abc import Callable, Hashable, Mapping
+from functools import lru_cache
+from typing import Any
+
+from coro.http.codec import encode_request, request_block
+from coro.http.compression import supported_codings
+from coro.http.messages import HTTPRequest
+from coro.http.urls import Target
+from coro.tls import client_context, context_for
+
+__all__ = ["Outgoing", "connection_key", "encode", "redirected", "tls_context"]
+
+METHODS_WITHOUT_BODY = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
+METHODS_WITH_BODY = frozenset({"POST", "PATCH", "PUT"})
+
+# Methods whose repetition does not change what the server ends up with (RFC 9110 section 9.2.2).
+IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
+
+# What describes a body goes when a redirect turns the request into a GET (RFC 9110 section 15.4).
+_BODY_FIELDS = ("Content-Length", "Content-Type", "Content-Encoding", "Transfer-Encoding")
+_CREDENTIAL_FIELDS = ("Authorization", "Cookie", "Proxy-Authorization")
+
+_ACCEPT_ENCODING = ", ".join(supported_codings())
+
+
+class Outgoing:
+    """A request as it goes onto the wire.
+
+    Arguments:
+        method: as in "GET".
+        head: the encoded head; with it the body, if that is known as bytes.
+        producer: writes the body piece by piece through the function it is given, or None.
+        chunked: the pieces of ``producer`` go out as chunks.
+    """
+
+    __slots__ = ("chunked", "head", "method", "producer")
+
+    def __init__(
+        self,
+        method: str,
+        head: bytes,
+        producer: Callable[[Callable[[bytes], Any]], Any] | None = None,
+        chunked: bool = False,
+    ) -> None:
+        self.method = method
+        self.head = head
+        self.producer = producer
+        self.chunked = chunked
+
+    @property
+    def replayable(self) -> bool:
+        """Whether it may be sent again although the server may have seen it."""
+        return self.producer is None and self.method in IDEMPOTENT
+
+
+def encode(request: HTTPRequest, target: Target, options: Mapping[str, Any]) -> Outgoing:
+    """Check a request and encode it.
+
+    Raises:
+        ValueError: the method and the body do not go together, or something may not be written out.
+        KeyError: the method is unknown.
+    """
+    method = request.method
+    coding = _ACCEPT_ENCODING if options["decompress_response"] else None
+    if request.plain and not target.username and method in METHODS_WITHOUT_BODY:
+        return _encode_plain(method, target.path, target.authority, options["user_agent"], coding)
+    body = request.body
+    producer = request.body_producer
+    if body is not None and producer is not None:
+        raise ValueError("give a body or a body_producer, not both")
+    if not options["allow_nonstandard_methods"]:
+        expected = method in METHODS_WITH_BODY
+        if not expected and method not in METHODS_WITHOUT_BODY:
+            raise KeyError(f"unknown method {method}")
+        if (body is not None or producer is not None) != expected:
+            raise ValueError(
+                f"Body must {'not ' if expected else ''}be None for method {method} "
+                "(unless allow_nonstandard_methods is true)"
+            )
+    return _encode_with_fields(request, target, options, coding)
+
+
+@lru_cache(4096)
+def _encode_plain(
+    method: str, path: str, authority: str, user_agent: str | None, coding: str | None
+) -> Outgoing:
+    """Encode a request that has nothing of its own; the same ones are sent again and again."""
+    return Outgoing(
+        method, encode_request(method, path, request_block(authority, user_agent, coding))
+    )
+
+
+def _encode_with_fields(
+    request: HTTPRequest, target: Target, options: Mapping[str, Any], coding: str | None
+) -> Outgoing:
+    method = request.method
+    fields = request.headers.copy()
+    authority = fields.pop("Host", target.authority)
+    block = request_block(
+        authority,
+        None if "User-Agent" in fields else options["user_agent"],
+        None if "Accept-Encoding" in fields else coding,
+    )
+    credentials = _credentials(request, target, options)
+    if credentials is not None:
+        fields["Authorization"] = credentials
+    body = request.body
+    length = fields.pop("Content-Length", None)
+    fields.pop("Transfer-Encoding", None)
+    if method == "POST" and "Content-Type" not in fields:
+        fields["Content-Type"] = "application/x-www-form-urlencoded"
+    content_length = int(length) if length is not None else None
+    if body is not None:
+        content_length = len(body)
+    elif request.body_producer is None and method in METHODS_WITH_BODY:
+        content_length = 0
+    chunked = request.body_producer is not None and content_length is None
+    head = encode_request(
+        method,
+        target.path,
+        block,
+        list(fields.get_all()),
+        content_length=content_length,
+        chunked=chunked,
+    )
+    return Outgoing(method, head + body if body else head, request.body_producer, chunked)
+
+
+def _credentials(request: HTTPRequest, target: Target, options: Mapping[str, Any]) -> str | None:
+    """Return the value of ``Authorization`` (RFC 7617), or None: from the URL or the request."""
+    if request.auth_mode not in (None, "basic"):
+        raise ValueError(f"unsupported auth_mode {request.auth_mode}")
+    if target.username:
+        name, password = target.username, target.password
+    elif request.auth_username is not None:
+        name, password = request.auth_username, request.auth_password or ""
+    else:
+        return None
+    return "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode("ascii")
+
+
+def redirected(request: HTTPRequest, code: int, url: str, same_origin: bool) -> HTTPRequest:
+    """Return the request that follows a redirect (RFC 9110 section 15.4)."""
+    following = copy.copy(request)
+    following.url = url
+    following.headers = headers = request.headers.copy()
+    headers.pop("Host", None)
+    if (code == 303 and request.method != "HEAD") or (
+        code in (301, 302) and request.method == "POST"
+    ):
+        following.method = "GET"
+        following.body = None
+        following.body_producer = None
+        for name in _BODY_FIELDS:
+            headers.pop(name, None)
+    if not same_origin:
+        following.auth_username = following.auth_password = None
+        for name in _CREDENTIAL_FIELDS:
+            headers.pop(name, None)
+    return following
+
+
+_TLS_OPTIONS = ("ssl_options", "validate_cert", "ca_certs", "client_key", "client_cert")
+
+
+def connection_key(target: Target, options: Mapping[str, Any]) -> Hashable:
+    """What must be equal for a connection to serve another request."""
+    source = options.get("network_interface")
+    if target.scheme == "http":
+        return target.origin if source is None else (target.origin, source)
+    tls = tuple(_identity(options.get(name)) for name in _TLS_OPTIONS)
+    return (target.origin, source, tls)
+
+
+def _identity(option: Any) -> Hashable:
+    """A value itself if it can be compared by value, else the object (which is then kept alive)."""
+    return tuple(sorted(option.items())) if isinstance(option, dict) else option
+
+
+def tls_context(options: Mapping[str, Any]) -> ssl.SSLContext:
+    given = options.get("ssl_options")
+    if given is not None:
+        return context_for(given, server_side=False)
+    return client_context(
+        ca_certs=options.get("ca_certs"),
+        client_cert=options.get("client_cert"),
+        client_key=options.get("client_key"),
+        validate=options["validate_cert"],
+    )
