@@ -1,0 +1,91 @@
+"""The fixtures that all tests share."""
+
+import contextlib
+import socket
+import ssl
+from collections.abc import Iterator
+from typing import Protocol
+
+import pytest
+
+from tests.support.authority import Authority, new_authority
+from tests.support.leaks import no_fds_left
+from tests.support.needs import REQUIRE_ALL, needs_command
+from tests.support.nginx import Nginx, running_nginx
+from tests.support.raw_server import RawServer, Script
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left() -> Iterator[None]:
+    """Every test closes what it opened."""
+    with no_fds_left():
+        yield
+
+
+@pytest.fixture(scope="session")
+def ca(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """A certificate authority: ``ca.pem``, ``ca.server_context()``, ``ca.client_context()``."""
+    return new_authority(tmp_path_factory.mktemp("ca"))
+
+
+@pytest.fixture(scope="session")
+def nginx(tmp_path_factory: pytest.TempPathFactory, ca: Authority) -> Iterator[Nginx]:
+    """A private nginx, plain and TLS: ``nginx.url("/1k.txt", tls=True)``."""
+    command = needs_command("nginx", "apt-get install nginx-light")
+    with running_nginx(command, tmp_path_factory.mktemp("nginx"), ca) as server:
+        yield server
+
+
+class RawServerFactory(Protocol):
+    """The type of the fixture ``raw_server``, for tests that are typed."""
+
+    def __call__(
+        self, script: Script, *, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
+    ) -> RawServer: ...
+
+
+@pytest.fixture
+def raw_server() -> Iterator[RawServerFactory]:
+    """``raw_server(script)`` starts a server that plays ``script(conn)`` for each connection."""
+    with contextlib.ExitStack() as stack:
+
+        def start(
+            script: Script, *, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
+        ) -> RawServer:
+            server = RawServer(script, tls=tls, host=host)
+            stack.callback(server.close)
+            return server
+
+        yield start
+
+
+@pytest.fixture
+def refused_port() -> Iterator[int]:
+    """A loopback port that refuses: bound, so that nobody takes it, but not listening."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
+
+
+@pytest.fixture
+def deaf_port() -> Iterator[int]:
+    """A loopback port that neither takes nor refuses a connection: its queue is full."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(3):  # Linux queues one more than asked; connecting is not waited for
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip the packaging tests unless all is required or they are asked for by name."""
+    if REQUIRE_ALL or "packaging" in config.option.markexpr:
+        return
+    reason = "builds from the package index: python -m pytest -m packaging"
+    for item in items:
+        if item.get_closest_marker("packaging"):
+            item.add_marker(pytest.mark.skip(reason=reason))

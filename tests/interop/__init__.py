@@ -1,0 +1,1 @@
+"""coro against real servers and clients that nobody here wrote."""
