@@ -25,7 +25,7 @@ from collections.abc import Callable, Generator
 from contextvars import Context, copy_context
 from threading import get_ident
 from types import GenericAlias, TracebackType
-from typing import Any, Generic, Protocol, TypeAlias, cast
+from typing import Any, ClassVar, Generic, Protocol, TypeAlias, cast
 
 from typing_extensions import TypeVar
 
@@ -116,6 +116,9 @@ class Future(Generic[T]):
         "_value",
         "_waiter",
     )
+
+    # Whether its end waits for the end of others, which are cancelled in its place.
+    _passes_cancel: ClassVar[bool] = False
 
     _traceback: TracebackType | None
     _unretrieved: _Unretrieved
@@ -347,6 +350,13 @@ class Future(Generic[T]):
             raise WrongLoopError(
                 f"{self!r} belongs to {self._loop!r} and cannot be waited for on {loop!r}"
             )
+
+    def _forget_waiter(self, task: Runnable) -> None:
+        """Let a task wait no longer."""
+        if self._waiter is task:
+            self._waiter = None
+        elif self._callbacks is not None:
+            self._callbacks = [entry for entry in self._callbacks if entry is not task] or None
 
     def _call_when_done(self, fn: Callable[[Any], Any]) -> None:
         """``add_done_callback`` for coro's own callbacks on a pending future: without a context."""

@@ -6,7 +6,7 @@ The parts live in ``task`` (the engine: ``coroutine``, ``Task``, what may be yie
 
 from __future__ import annotations
 
-import logging
+import functools
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -50,8 +50,6 @@ __all__ = [
     "timeout_at",
     "with_timeout",
 ]
-
-_app_log = logging.getLogger("coro.application")
 
 
 def maybe_future(x: Any) -> Future[Any]:
@@ -102,22 +100,25 @@ def run(main: Callable[..., Any], *args: Any, timeout: float | timedelta | None 
     finally:
         try:
             while loop._tasks:
-                loop.run_sync(lambda: _wind_up(loop))
+                left = list(loop._tasks)
+                # Before the loop turns again: whoever waits for a task that was interrupted gets
+                # this cancellation, and does not hear of the interrupt a second time.
+                for task in left:
+                    task.cancel()
+                loop.run_sync(functools.partial(_all_ended, left))
         finally:
             loop.close()
 
 
 @coroutine
-def _wind_up(loop: IOLoop) -> Any:
-    """Cancel every task of the loop, wait until they have ended, and log their errors."""
-    me = current_task()
-    tasks = [task for task in loop._tasks if task is not me]
+def _all_ended(tasks: list[Task[Any]]) -> Any:
+    """Wait until they have ended. An error that nobody else looks at logs itself."""
     for task in tasks:
-        task.cancel()
-    for task in tasks:
-        try:
-            yield task
-        except CancelledError:
-            pass
-        except Exception:
-            _app_log.exception("Exception in %r while its loop was wound up", task)
+        if not task.done():
+            ended: Future[None] = Future()
+            task.add_done_callback(functools.partial(_tell, ended))
+            yield ended
+
+
+def _tell(ended: Future[None], _task: Task[Any]) -> None:
+    ended.set_result(None)

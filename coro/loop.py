@@ -103,7 +103,8 @@ class IOLoop:
         self._stopping = False
         self._closed = False
         self._turns = 0
-        # Called once each, after the callbacks of the present turn and before the next poll.
+        # Called once each, after the callbacks of the present turn and before the next poll; they
+        # are coro's own and do not raise.
         self._at_turn_end: list[Callable[[], Any]] = []
         self._executor: futures.Executor | None = None
         self._on_close: dict[Any, Callable[[], Any]] = {}
@@ -217,8 +218,11 @@ class IOLoop:
             hooks.turn_started(self)
         if events:
             self._dispatch(events)
-        if self._timers.heap:
-            ready.extend(self._timers.pop_due(self.time()))
+        heap = self._timers.heap
+        if heap:
+            now = self.time()
+            if heap[0][0] <= now:
+                ready.extend(self._timers.pop_due(now))
         item = None
         try:
             for _ in range(len(ready)):
@@ -238,14 +242,11 @@ class IOLoop:
             # This frame may be referred to by a traceback that lives on.
             item = callback = args = context = None
         if self._at_turn_end:
-            self._end_turn()
+            calls, self._at_turn_end = self._at_turn_end, []
+            for call in calls:
+                call()
         if hooks is not None:
             hooks.turn_ended(self)
-
-    def _end_turn(self) -> None:
-        calls, self._at_turn_end = self._at_turn_end, []
-        for call in calls:
-            self._call(call, (), None)
 
     def _dispatch(self, events: list[tuple[int, int]]) -> None:
         handlers = self._handlers
@@ -266,6 +267,8 @@ class IOLoop:
             result = context.run(callback, *args) if context is not None else callback(*args)
             if result is not None:
                 self._follow(callback, result, context)
+                # This frame is reachable from the traceback of an error of the result.
+                result = None
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException:
@@ -282,6 +285,7 @@ class IOLoop:
         except BadYieldError:
             return
         future.add_done_callback(functools.partial(_log_failure, callback))
+        del future, result
 
     def run_sync(self, func: Callable[[], Any], timeout: float | timedelta | None = None) -> Any:
         """Start the loop, run ``func`` to its end, stop the loop, and return the result.
@@ -487,7 +491,8 @@ class IOLoop:
             ValueError: the descriptor is registered already.
         """
         self._check_thread("add_handler")
-        self._register(_fileno(fd), fd, functools.partial(copy_context().run, handler, fd), events)
+        run: Callable[..., Any] = copy_context().run
+        self._register(_fileno(fd), fd, functools.partial(run, handler, fd), events)
 
     def update_handler(self, fd: Any, events: int) -> None:
         """Change the events of a registered descriptor."""
@@ -646,15 +651,18 @@ class _Main:
         except BaseException as error:
             self._future = Future(loop=self._loop)
             self._future.set_exception(error)
+        finally:
+            # This frame is reachable from the traceback of an error of the result.
+            result = None
         self._future.add_done_callback(self._stop)
 
     def _stop(self, _future: Any) -> None:
-        self._loop.stop()
+        if self._future is not None:
+            self._loop.stop()
 
     def leave(self) -> None:
-        """What was abandoned and ends later must not stop another run of the loop."""
-        if self._future is not None:
-            self._future.remove_done_callback(self._stop)
+        """Let go: what was abandoned and ends later must not stop another run of the loop."""
+        self._future = None
 
     def expire(self) -> None:
         """The time is over: cancel what runs, or else leave it."""

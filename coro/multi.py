@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from coro.future import CANCELLED, DONE, PENDING, Future, slot
-from coro.task import convert_yielded
+from coro.task import cancel_with_inputs, convert_yielded
 
 __all__ = ["multi", "multi_future"]
 
@@ -21,6 +21,8 @@ class _Multi(Future[Any]):
 
     __slots__ = ("_cancel_asked", "_children", "_keys", "_quiet", "_unfinished")
 
+    _passes_cancel = True
+
     def __init__(self, keys: list[Any] | None, children: list[Future[Any]], quiet: Quiet) -> None:
         super().__init__(loop=slot.running or slot.loop())
         self._keys = keys
@@ -31,10 +33,8 @@ class _Multi(Future[Any]):
         pending = {id(child): child for child in children if child._state == PENDING}
         self._unfinished = len(pending)
         for child in pending.values():
-            if child._loop is not self._loop:
-                child.add_done_callback(self._child_done)
-            else:
-                child._call_when_done(self._child_done)
+            child._join(self._loop)
+            child._call_when_done(self._child_done)
         if not pending:
             self._conclude()
 
@@ -47,6 +47,7 @@ class _Multi(Future[Any]):
         children = self._children
         results = []
         first: BaseException | None = None
+        asked = self._cancel_asked
         for child in children:
             if child._state == DONE:
                 results.append(child._value)
@@ -54,14 +55,15 @@ class _Multi(Future[Any]):
             error = child._take_error()
             if first is None:
                 first = error
-            elif (
-                error is not first
-                and child._state != CANCELLED
-                and not isinstance(error, self._quiet)
-            ):
-                _app_log.error("Multiple exceptions in yield list", exc_info=error)
+                if not asked:
+                    continue
+            elif error is first:
+                continue
+            if child._state != CANCELLED and not isinstance(error, self._quiet):
+                what = "Exception in cancelled" if asked else "Multiple exceptions in"
+                _app_log.error("%s yield list", what, exc_info=error)
         self._children = []
-        if self._cancel_asked:
+        if asked:
             super().cancel(self._value)
         elif first is not None:
             self.set_exception(first)
@@ -74,12 +76,18 @@ class _Multi(Future[Any]):
         """Cancel every unfinished child; it is cancelled itself once all of them have ended."""
         if self._state != PENDING:
             return False
+        self._check_thread()
+        cancel_with_inputs(self, msg)
+        return True
+
+    def _pass_cancel(self, msg: Any) -> list[Future[Any]] | None:
         self._value = msg
         self._cancel_asked = True
-        asked = [child.cancel(msg) for child in self._children]
-        if not any(asked):
-            self._conclude()
-        return True
+        pending = [child for child in self._children if child._state == PENDING]
+        if pending:
+            return pending
+        self._conclude()
+        return None
 
 
 def multi(children: Iterable[Any] | Mapping[Any, Any], quiet_exceptions: Quiet = ()) -> Future[Any]:

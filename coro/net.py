@@ -18,10 +18,14 @@ from collections.abc import Sequence
 from typing import Any, Protocol, TypeAlias
 
 __all__ = [
+    "AF_INET",
+    "AF_INET6",
+    "AF_UNSPEC",
     "ERROR",
     "READ",
     "WRITE",
     "EpollPoller",
+    "GAIError",
     "Network",
     "Poller",
     "SelectorPoller",
@@ -37,6 +41,8 @@ AF_INET = socket.AF_INET
 AF_INET6 = socket.AF_INET6
 AF_UNIX = socket.AF_UNIX
 AF_UNSPEC = socket.AF_UNSPEC
+
+GAIError = socket.gaierror
 
 SocketAddress: TypeAlias = tuple[Any, ...] | str
 

@@ -56,6 +56,7 @@ class _Follower(Future[Any]):
         super().__init__(loop=slot.running or slot.loop())
         self._source: Future[Any] | None = source
         if source._state == PENDING:
+            source._join(self._loop)
             source.add_done_callback(self._follow)
         else:
             self._follow(source)

@@ -34,11 +34,11 @@ import re
 import ssl
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from coro.buffer import Bytes, ReadBuffer, WriteQueue
-from coro.errors import StreamBufferFullError, StreamClosedError, UnsatisfiableReadError
+from coro.errors import Attempt, StreamBufferFullError, StreamClosedError, UnsatisfiableReadError
 from coro.future import PENDING, Future, slot
 from coro.loop import IOLoop
 from coro.net import (
@@ -160,6 +160,8 @@ class IOStream:
             read_chunk_size or DEFAULT_CHUNK, max(1, self.max_buffer_size // 2)
         )
         self.max_write_buffer_size = max_write_buffer_size
+        # How it was connected: every attempt that was made, the one that succeeded included.
+        self.attempts: Sequence[Attempt] = ()
         # The error that closed the stream, if one did.
         self.error: BaseException | None = None
         self._fd: int = socket.fileno()
@@ -327,6 +329,7 @@ class IOStream:
             read_chunk_size=self.read_chunk_size,
             max_write_buffer_size=self.max_write_buffer_size,
         )
+        stream.attempts = self.attempts
         stream._close_callback = callback
         return stream.wait_for_handshake()
 
@@ -577,7 +580,10 @@ class IOStream:
     def _send_soon(self) -> None:
         data, self._soon = self._soon, b""
         if data and self._state != CLOSED:
-            self.write(data)
+            try:
+                self.write(data)
+            except StreamBufferFullError as error:
+                self.close(error)
 
     def _empty_write(self) -> Future[None]:
         """A write of nothing is done when the writes before it are."""
@@ -670,7 +676,7 @@ class IOStream:
         if self._state == CLOSED:
             return
         if exc_info:
-            self.error = _current_error() if exc_info is True else exc_info  # type: ignore[assignment]
+            self.error = sys.exc_info()[1] if isinstance(exc_info, bool) else exc_info
         self._state = CLOSED
         self._forget_events()
         self._close_socket()
@@ -824,7 +830,3 @@ def _is_reset(error: BaseException | None) -> bool:
     return isinstance(error, ssl.SSLEOFError) or (
         isinstance(error, OSError) and error.errno in _RESETS
     )
-
-
-def _current_error() -> BaseException | None:
-    return sys.exc_info()[1]

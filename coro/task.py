@@ -11,8 +11,7 @@ and a call per step or per level would show. It resumes a task, and goes on in t
 - while the task yields things that are settled already (up to a bound, then through the queue, so
   that such a task cannot starve the loop);
 - with the parent, when the task ended and the parent is all that waits for it. A chain of
-coroutines
-  is thus unwound without recursion and without a trip through the queue for each level;
+  coroutines is thus unwound without recursion and without a trip through the queue for each level;
 - with a child that has not started yet. A call starts its coroutine inside the caller's step, which
   nests; beyond a fixed depth a call only creates the task, which starts when it is yielded (or
   else in the next turn). So neither chain nor tree of coroutines can exhaust the interpreter's
@@ -41,7 +40,7 @@ import concurrent.futures
 import functools
 import inspect
 import types
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from contextvars import Context, copy_context
 from typing import Any, ParamSpec, TypeGuard, overload
 
@@ -115,6 +114,8 @@ class Task(Future[T]):
         "_waiting",
     )
 
+    _passes_cancel = True
+
     _cancel_message: Any
     _name: str
 
@@ -152,20 +153,30 @@ class Task(Future[T]):
         """
         if self._state != PENDING:
             return False
-        task = self
-        while True:
-            task._cancel_requests += 1
-            waiting = task._waiting
-            if waiting is None or waiting._state != PENDING:
-                break
-            if type(waiting) is not Task:
-                if waiting.cancel(msg):
-                    return True
-                break
-            task = waiting
-        task._must_cancel = True
-        task._cancel_message = msg
+        self._check_thread()
+        cancel_with_inputs(self, msg)
         return True
+
+    def _pass_cancel(self, msg: Any) -> Sequence[Future[Any]] | None:
+        self._cancel_requests += 1
+        waiting = self._waiting
+        if waiting is not None and waiting._state == PENDING:
+            if waiting._passes_cancel:
+                return (waiting,)
+            if waiting.cancel(msg):
+                return None
+        self._must_cancel = True
+        self._cancel_message = msg
+        return None
+
+    def _break_out(self, msg: Any) -> None:
+        """Be cancelled without what it waits for, which waits for it in turn."""
+        assert self._waiting is not None
+        self._waiting._forget_waiter(self)
+        self._waiting = None
+        self._must_cancel = True
+        self._cancel_message = msg
+        self._loop._ready.append(self)
 
     def cancelling(self) -> int:
         """How many calls of ``cancel`` have not been taken back by ``uncancel``."""
@@ -219,7 +230,11 @@ class Task(Future[T]):
 
     def _describe(self) -> str:
         text = f"{self.get_name()} {super()._describe()}"
-        return f"{text}, waits for {self._waiting!r}" if self._waiting is not None else text
+        waiting = self._waiting
+        if waiting is None:
+            return text
+        # Of a task the name alone: a chain of them may be as long as it likes.
+        return f"{text}, waits for {waiting.get_name() if type(waiting) is Task else waiting!r}"
 
     # --- running ---------------------------------------------------------------------------
 
@@ -282,7 +297,11 @@ class Task(Future[T]):
                         value = _without_top_frame(caught)
                         break
                     except (KeyboardInterrupt, SystemExit) as caught:
-                        task._end(FAILED, _without_top_frame(caught))
+                        waiting = task._end(FAILED, _without_top_frame(caught))
+                        if waiting is not None:
+                            loop._ready.append(waiting)
+                        # It leaves ``start`` as well, and so is looked at.
+                        task._retrieve()
                         raise
                     except BaseException as caught:
                         state = FAILED
@@ -346,6 +365,9 @@ class Task(Future[T]):
                     return
                 budget -= 1
                 if budget <= 0:
+                    if state == FAILED:
+                        # Unless a cancellation overtakes it, the parent will look at the error.
+                        task._waiting._arm(value)
                     loop._ready.append(task)
                     task = None
                     return
@@ -353,7 +375,8 @@ class Task(Future[T]):
             loop._current_task = outer
             if hooks is not None and task is not None:
                 hooks.step_ended(task)
-            self = task = waiting = error = value = yielded = enter = send = None  # type: ignore[assignment]
+            self = task = outer = waiting = error = value = None  # type: ignore[assignment]
+            yielded = enter = send = None
 
     def _end(self, state: int, value: Any) -> Task[Any] | None:
         """Settle the task; return the parent if it is to be resumed in this step."""
@@ -384,6 +407,33 @@ class Task(Future[T]):
         return None
 
 
+def cancel_with_inputs(future: Any, msg: Any) -> None:
+    """Cancel what ends when others end (a task, a list) by way of these others.
+
+    A loop and not a recursion: chains and trees of them have no limit. Each is asked once, however
+    often it is reached. Where they wait for each other in a circle, one task is broken out of it.
+    """
+    found: dict[Any, None] = {}
+    delivered = False
+    todo = [future]
+    while todo:
+        target = todo.pop()
+        if target in found:
+            continue
+        if not target._passes_cancel:
+            delivered |= target.cancel(msg)
+            continue
+        found[target] = None
+        inputs = target._pass_cancel(msg)
+        if inputs is None:
+            delivered = True
+        else:
+            todo.extend(reversed(inputs))
+    stuck = None if delivered else next((each for each in found if type(each) is Task), None)
+    if stuck is not None:
+        stuck._break_out(msg)
+
+
 def _without_top_frame(error: BaseException) -> Any:
     """Cut the engine's own frame off the traceback of an error that it caught."""
     traceback = error.__traceback__
@@ -409,9 +459,10 @@ def _launch(body: Any, loop: Any, context: Context) -> Task[Any]:
         task = body = None
 
 
-def _settled(loop: Any, context: Context, state: int, value: Any) -> Task[Any]:
+def _settled(func: Any, loop: Any, context: Context, state: int, value: Any) -> Task[Any]:
     """Make the task of a call that ended without suspending and without a generator."""
     task: Any = Task(_no_body(), loop, context)
+    task._name = getattr(func, "__qualname__", None) or repr(func)
     task._end(state, value)
     try:
         return task  # type: ignore[no-any-return]
@@ -451,13 +502,13 @@ def coroutine(func: Callable[..., Any]) -> Callable[..., Task[Any]]:
             body = func(*args, **kwargs) if makes_generator else context.run(func, *args, **kwargs)
             if makes_generator or type(body) is types.GeneratorType or inspect.iscoroutine(body):
                 return _launch(body, loop, context)
-            return _settled(loop, context, DONE, body)
+            return _settled(func, loop, context, DONE, body)
         except Return as stop:
-            return _settled(loop, context, DONE, stop.value)
+            return _settled(func, loop, context, DONE, stop.value)
         except CancelledError as error:
-            return _settled(loop, context, CANCELLED, _without_top_frame(error))
+            return _settled(func, loop, context, CANCELLED, _without_top_frame(error))
         except Exception as error:
-            return _settled(loop, context, FAILED, _without_top_frame(error))
+            return _settled(func, loop, context, FAILED, _without_top_frame(error))
         finally:
             body = None
 
@@ -479,11 +530,10 @@ def current_task() -> Task[Any] | None:
 class _Chained(Future[Any]):
     """A future of this loop that follows one of asyncio or of concurrent.futures."""
 
-    __slots__ = ("_source",)
+    __slots__ = ()
 
     def __init__(self, source: Any) -> None:
         super().__init__(loop=slot.running or slot.loop())
-        self._source = source
         chain_future(source, self)
 
 

@@ -51,7 +51,8 @@ from coro.http.receiver import Receiver
 from coro.http.urls import Target, join, parse
 from coro.loop import IOLoop
 from coro.resolver import Resolver
-from coro.tcp import connect
+from coro.tcp import connect, timeout_message
+from coro.tls import explain
 
 __all__ = ["AsyncHTTPClient", "HTTPClient", "fetch"]
 
@@ -402,6 +403,7 @@ class _Fetch:
         progress = self.progress
         client = self.client
         context = tls_context(options) if target.scheme == "https" else None
+        place = f"{target.host}:{target.port}"
         details: dict[str, Any] = {"attempts": progress.attempts, "safe_to_retry": True}
         try:
             stream = yield connect(
@@ -416,10 +418,10 @@ class _Fetch:
         except ResolveError as error:
             raise HTTPResolveError(str(error), **details) from error
         except ssl.SSLError as error:
-            raise HTTPTLSError(_explain(error, target), **details) from error
+            raise HTTPTLSError(explain(error, place), **details) from error
         except (ConnectError, StreamClosedError) as error:
             if progress.phase == "tls":
-                raise HTTPTLSError(_explain(error, target), **details) from error
+                raise HTTPTLSError(explain(error, place), **details) from error
             raise HTTPConnectError(str(error), **details) from error
         client._opened += 1
         return HTTPConnection(stream, key, client.max_header_size)
@@ -431,17 +433,9 @@ class _Fetch:
         details: dict[str, Any] = {"phase": phase, "attempts": self.progress.attempts}
         if phase == "queue":
             return QueueTimeoutError("Timeout in request queue", safe_to_retry=True, **details)
-        if phase == "dns":
+        if phase in ("dns", "connect", "tls"):
             return ConnectTimeoutError(
-                f"Timeout while resolving {target.host}", safe_to_retry=True, **details
-            )
-        if phase == "connect":
-            return ConnectTimeoutError(
-                f"Timeout while connecting to {place}", safe_to_retry=True, **details
-            )
-        if phase == "tls":
-            return ConnectTimeoutError(
-                f"Timeout during TLS handshake with {place}", safe_to_retry=True, **details
+                timeout_message(phase, target.host, target.port), safe_to_retry=True, **details
             )
         idle = self.options["inactivity_timeout"]
         if idle is not None and (
@@ -449,12 +443,6 @@ class _Fetch:
         ):
             return ReadTimeoutError(f"Timeout: {place} sent nothing for {idle:g} s", **details)
         return TotalTimeoutError("Timeout during request", **details)
-
-
-def _explain(error: Exception, target: Target) -> str:
-    """Say in one line why TLS with a host failed."""
-    reason = getattr(error, "verify_message", "") or getattr(error, "reason", "") or str(error)
-    return f"TLS with {target.host}:{target.port} failed: {reason}"
 
 
 def _call_back(
@@ -475,7 +463,10 @@ def fetch(
     request: str | HTTPRequest, raise_error: bool = True, **kwargs: Any
 ) -> Generator[Any, Any, HTTPResponse]:
     """Send a request by the current loop's client; see ``AsyncHTTPClient.fetch``."""
-    return (yield AsyncHTTPClient().fetch(request, raise_error=raise_error, **kwargs))
+    response: HTTPResponse = yield AsyncHTTPClient().fetch(
+        request, raise_error=raise_error, **kwargs
+    )
+    return response
 
 
 class HTTPClient:

@@ -289,6 +289,7 @@ class ResponseDecoder:
     )
 
     head: ResponseHead | None
+    _known: ResponseHead | None  # the last final head, which the next one may equal
     sink: Callable[[bytes], object] | None
     _chunks: ChunkedDecoder | None
     _on_head: Callable[[ResponseHead], object] | None

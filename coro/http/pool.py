@@ -10,6 +10,7 @@ received bytes that nobody asked for is not used again.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Generator, Hashable
 from typing import Any
 
@@ -36,7 +37,7 @@ class ConnectionPool:
         # Invariant: slots that were given out and not given back; at most max_active.
         self.active = 0
         # Requests that wait for a slot, in order. While there are any, no slot is free.
-        self._waiters: dict[Future[None], None] = {}
+        self._waiters: OrderedDict[Future[None], None] = OrderedDict()
         # Idle connections by origin (and TLS options), the last used one last.
         self._idle: dict[Hashable, list[HTTPConnection]] = {}
         self._sweeper: Timer | None = None
@@ -82,8 +83,7 @@ class ConnectionPool:
     def release(self) -> None:
         """Give a slot back: to the first that waits, if any."""
         while self._waiters:
-            waiter = next(iter(self._waiters))
-            del self._waiters[waiter]
+            waiter, _ = self._waiters.popitem(last=False)
             if not waiter.done():
                 waiter.set_result(None)
                 return
