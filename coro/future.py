@@ -384,10 +384,14 @@ class Future(Generic[T]):
         return self._loop
 
     def __await__(self) -> Generator[Any, Any, T]:
-        if self._state == PENDING:
-            self._asyncio_future_blocking = True
-            yield self
-        return self.result()
+        try:
+            if self._state == PENDING:
+                self._asyncio_future_blocking = True
+                yield self
+            return self.result()
+        finally:
+            # This frame stands in the traceback of an error that the future holds.
+            del self
 
     __iter__ = __await__
 

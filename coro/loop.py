@@ -347,6 +347,8 @@ class IOLoop:
         self._ready.clear()
         self._at_turn_end.clear()
         self._tasks.clear()
+        # The one circle of the loop's own making.
+        self.nothing._loop = None
         self._poller.close()
         self._waker.close()
         if self._executor is not None:

@@ -98,8 +98,12 @@ class _Bounded(_Follower):
     def _expire(self) -> None:
         self._timer = None
         if self._state == PENDING:
-            message = self._message() if callable(self._message) else self._message
-            self.set_exception(TimeoutError("Timeout" if message is None else message))
+            try:
+                message = self._message() if callable(self._message) else self._message
+            except Exception as error:
+                self.set_exception(error)
+            else:
+                self.set_exception(TimeoutError("Timeout" if message is None else message))
 
     def _follow(self, source: Future[Any]) -> None:
         self._drop_timer()
@@ -223,9 +227,9 @@ class Timeout:
 
     def expire(self) -> None:
         """End the block now, as if its deadline had come."""
-        self._timer = None
-        self._expired = True
-        if self._task is not None:
+        self._drop_timer()
+        if self._task is not None and not self._expired:
+            self._expired = True
             self._task.cancel()
 
     def _drop_timer(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextvars
+import functools
 import gc
 import threading
 import weakref
@@ -40,6 +41,14 @@ def in_thread(work: Callable[[], Any]) -> Any:
     thread.start()
     thread.join()
     return outcome.result()
+
+
+def appends(order: list[int], number: int, _: Any) -> None:
+    order.append(number)
+
+
+def fails(_: Any) -> None:
+    raise ZeroDivisionError
 
 
 def settle_with_result(future: Future[Any]) -> None:
@@ -206,7 +215,7 @@ class TestCallbacks:
                 if pattern >> number & 1:
                     waits(number)
                 else:
-                    future.add_done_callback(lambda _, n=number: order.append(n))  # noqa: B023
+                    future.add_done_callback(functools.partial(appends, order, number))
             future.set_result(None)
             assert order == []
             turns(loop)
@@ -243,7 +252,7 @@ class TestCallbacks:
     ) -> None:
         future: Future[Any] = Future()
         called: list[Any] = []
-        future.add_done_callback(lambda _: 1 / 0)
+        future.add_done_callback(fails)
         future.add_done_callback(called.append)
         future.set_result(None)
         turns(loop)

@@ -86,7 +86,7 @@ class TestPollers:
         assert poller.poll(PATIENCE) == [(here.fileno(), READ)]
         poller.modify(here.fileno(), 0)
         assert poller.poll(0) == []
-        with pytest.raises(OSError, match="exists|already"):
+        with pytest.raises(OSError, match=r"exists|already"):
             poller.register(here.fileno(), READ)
         poller.unregister(here.fileno())
         with pytest.raises((OSError, KeyError)):
@@ -115,7 +115,7 @@ class TestPollers:
     def test_twice_is_refused(self, poller: Poller, pair: Pair) -> None:
         here, _ = pair
         poller.register(here.fileno(), READ)
-        with pytest.raises(OSError, match="exists|already"):
+        with pytest.raises(OSError, match=r"exists|already"):
             poller.register(here.fileno(), WRITE)
 
     def test_unknown_descriptors(self, poller: Poller, pair: Pair) -> None:

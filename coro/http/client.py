@@ -32,6 +32,7 @@ from coro.errors import (
     HTTPResolveError,
     HTTPTimeoutError,
     HTTPTLSError,
+    IncompleteBodyError,
     QueueTimeoutError,
     ReadTimeoutError,
     RequestError,
@@ -39,13 +40,21 @@ from coro.errors import (
     StreamClosedError,
     TimeoutError,
     TotalTimeoutError,
+    WrongLoopError,
 )
 from coro.gen import Task, Timeout, coroutine, current_task
 from coro.http.codec import MAX_HEADER_BYTES, ResponseDecoder, ResponseHead
 from coro.http.compression import decoder_for
 from coro.http.connection import HTTPConnection, Progress, Sink
 from coro.http.messages import HTTPRequest, HTTPResponse
-from coro.http.outgoing import Outgoing, connection_key, encode, redirected, tls_context
+from coro.http.outgoing import (
+    AUTH_OPTIONS,
+    Outgoing,
+    connection_key,
+    encode,
+    redirected,
+    tls_context,
+)
 from coro.http.pool import ConnectionPool
 from coro.http.receiver import Receiver
 from coro.http.urls import Target, join, parse
@@ -127,6 +136,8 @@ class AsyncHTTPClient:
         self.max_body_size = max_body_size
         self.max_header_size = max_header_size
         self.defaults: dict[str, Any] = {**_DEFAULTS, **(defaults or {})}
+        if self.defaults.get("proxy_host") is not None:
+            raise NotImplementedError("proxies are not supported yet: proxy_host cannot be used")
         self._resolver = resolver
         self._pool = ConnectionPool(loop, max_clients)
         self._opened = 0
@@ -193,6 +204,7 @@ class AsyncHTTPClient:
             task = current_task()
             assert task is not None
             task.add_done_callback(functools.partial(_call_back, callback, request))
+            del task  # It will hold its error, and so the traceback, and so this frame.
         way = _Fetch(self, request)
         try:
             response = yield from way.run()
@@ -205,7 +217,7 @@ class AsyncHTTPClient:
                 request,
                 599,
                 error=error,
-                request_time=progress.ended - progress.started,
+                request_time=progress.ended - progress.acquired,
                 reason=error.message,
                 start_time=way.started,
                 progress=progress,
@@ -220,8 +232,8 @@ class _Fetch:
 
     __slots__ = (
         "client",
-        "connect_deadline",
         "deadline",
+        "details",
         "limit",
         "location",
         "max_body",
@@ -240,9 +252,7 @@ class _Fetch:
         self.progress = progress = Progress(client.io_loop.time())
         self.options: Mapping[str, Any] = request.with_defaults(client.defaults)
         total = self.options["request_timeout"]
-        connect_timeout = self.options["connect_timeout"]
         self.deadline = progress.started + total if total else None
-        self.connect_deadline = progress.started + connect_timeout if connect_timeout else None
         # Bytes that a body may have; one that is streamed has no limit unless one was set.
         self.max_body = client.max_body_size
         if self.max_body is None and request.streaming_callback is None:
@@ -254,6 +264,9 @@ class _Fetch:
         self.may_redirect = False
         self.location: str | None = None
         self.receiver: Receiver | None = None
+
+    # What errors tell of the exchange that failed; set when it does.
+    details: dict[str, Any]
 
     def run(self) -> Generator[Any, Any, HTTPResponse]:
         """Fetch, and follow redirects."""
@@ -269,14 +282,33 @@ class _Fetch:
                     if self.location is None:
                         return response
                     redirects -= 1
-                    url = join(url, self.location)
                     origin = target.origin
-                    target = parse(url)
-                    request = redirected(request, response.code, url, target.origin == origin)
+                    url, target = self._redirect(url, self.location)
+                    same_origin = target.origin == origin
+                    if not same_origin:
+                        self.options = {
+                            name: value
+                            for name, value in self.options.items()
+                            if name not in AUTH_OPTIONS
+                        }
+                    request = redirected(request, response.code, url, same_origin)
+                    self.progress.begin_again(self.client.io_loop.time())
         except TimeoutError as error:
             if not self.limit.expired():
                 raise
             raise self._timed_out(target) from error
+
+    def _redirect(self, url: str, location: str) -> tuple[str, Target]:
+        """Return where a redirect leads."""
+        try:
+            url = join(url, location)
+            return url, parse(url)
+        except ValueError as error:
+            raise HTTPProtocolError(
+                f"cannot follow the redirect: {error}",
+                phase=self.progress.phase,
+                attempts=self.progress.attempts,
+            ) from error
 
     def _attempt(
         self, request: HTTPRequest, target: Target, url: str
@@ -300,23 +332,30 @@ class _Fetch:
                 try:
                     decoder = yield from self._exchange(connection, out)
                     response = self._response(decoder, url)
-                    if client._closed or not connection.reusable():
+                    if client._closed or out.close or not connection.reusable():
                         connection.close()
                     else:
                         pool.put(connection, progress.ended)
                     return response
-                except HTTPClosedError as error:
-                    connection.close()
-                    if not kept or not error.safe_to_retry:
-                        raise
-                    connection = None
                 except HTTPInputError as error:
-                    connection.close()
-                    raise HTTPProtocolError(
-                        str(error), phase=progress.phase, attempts=progress.attempts
-                    ) from error
-                except BaseException:
-                    connection.close()
+                    self._give_up(connection, out)
+                    raise HTTPProtocolError(str(error), **self.details) from error
+                except BaseException as error:
+                    self._give_up(connection, out)
+                    if isinstance(error, BodyTooLargeError) and not error.attempts:
+                        vars(error).update(self.details)
+                    elif isinstance(error, IncompleteBodyError):
+                        if self.receiver is not None and not error.partial:
+                            error.partial = self.receiver.body()
+                    elif (
+                        isinstance(error, HTTPClosedError)
+                        and kept
+                        and out.replayable
+                        and not connection.decoder.bytes_received
+                    ):
+                        # The server closed a kept connection, perhaps just now: once more.
+                        connection = None
+                        continue
                     raise
         finally:
             pool.release()
@@ -334,6 +373,11 @@ class _Fetch:
             out, self.progress, self._begin_body, self.max_body, self.options["inactivity_timeout"]
         )
 
+    def _give_up(self, connection: HTTPConnection, out: Outgoing) -> None:
+        """End an exchange that failed."""
+        connection.close()
+        self.details = connection.details(out, self.progress)
+
     def _response(self, decoder: ResponseDecoder, url: str) -> HTTPResponse:
         head = decoder.head
         assert head is not None
@@ -348,7 +392,7 @@ class _Fetch:
             effective_url=url,
             reason=head.reason,
             start_time=self.started,
-            request_time=progress.ended - progress.started,
+            request_time=progress.ended - progress.acquired,
             head=head,
             progress=progress,
             body=decoder.body if receiver is None else receiver.body(),
@@ -370,16 +414,17 @@ class _Fetch:
             self.location = head.headers.get("Location")
             if self.location is not None:
                 # Neither its head nor its body is the caller's business.
-                return None
+                return _discard
         limit = self.max_body
         if head.content_length is not None and limit is not None and head.content_length > limit:
-            if request.method != "HEAD":
+            if request.method != "HEAD" and head.status != 204 and head.status != 304:
                 raise BodyTooLargeError(
                     f"the body of {head.content_length} bytes is larger than {limit} bytes"
                 )
         if request.header_callback is not None:
-            for line in head.raw.decode("latin-1").splitlines(keepends=True):
-                request.header_callback(line)
+            # Not by splitlines(), which knows of more line ends than HTTP.
+            for line in head.raw.decode("latin-1").split("\r\n")[:-1]:
+                request.header_callback(f"{line}\r\n")
         coding = None
         if head.content_encoding is not None and self.options["decompress_response"]:
             coding = decoder_for(head.content_encoding)
@@ -391,17 +436,23 @@ class _Fetch:
     # --- connecting ------------------------------------------------------------------------
 
     def _limit_to_connect(self) -> None:
-        """Bound what comes before the request is sent by the connect limit, if that is nearer."""
+        """Bound what begins now by the connect limit, or by that of the whole if it is nearer."""
+        seconds = self.options["connect_timeout"]
+        until = self.client.io_loop.time() + seconds if seconds else None
         self.limit.reschedule(
-            min((d for d in (self.deadline, self.connect_deadline) if d is not None), default=None)
+            min((d for d in (self.deadline, until) if d is not None), default=None)
         )
 
     def _open(self, target: Target, key: Hashable) -> Generator[Any, Any, HTTPConnection]:
         """Open a connection to the request's server."""
+        client = self.client
+        if IOLoop.current() is not client.io_loop:
+            raise WrongLoopError(
+                f"a client of {client.io_loop!r} was used on {IOLoop.current()!r}: make one there"
+            )
         self._limit_to_connect()
         options = self.options
         progress = self.progress
-        client = self.client
         context = tls_context(options) if target.scheme == "https" else None
         place = f"{target.host}:{target.port}"
         details: dict[str, Any] = {"attempts": progress.attempts, "safe_to_retry": True}
@@ -430,19 +481,27 @@ class _Fetch:
         """Say which limit it was, by the phase in which it came."""
         phase = self.progress.phase
         place = f"{target.host}:{target.port}"
-        details: dict[str, Any] = {"phase": phase, "attempts": self.progress.attempts}
-        if phase == "queue":
-            return QueueTimeoutError("Timeout in request queue", safe_to_retry=True, **details)
-        if phase in ("dns", "connect", "tls"):
-            return ConnectTimeoutError(
-                timeout_message(phase, target.host, target.port), safe_to_retry=True, **details
-            )
+        if phase in ("queue", "dns", "connect", "tls"):
+            details: dict[str, Any] = {
+                "phase": phase,
+                "attempts": self.progress.attempts,
+                "safe_to_retry": True,
+            }
+            if phase == "queue":
+                return QueueTimeoutError("Timeout in request queue", **details)
+            return ConnectTimeoutError(timeout_message(phase, target.host, target.port), **details)
+        details = self.details
         idle = self.options["inactivity_timeout"]
         if idle is not None and (
             self.deadline is None or self.client.io_loop.time() < self.deadline
         ):
             return ReadTimeoutError(f"Timeout: {place} sent nothing for {idle:g} s", **details)
         return TotalTimeoutError("Timeout during request", **details)
+
+
+def _discard(_piece: bytes) -> Generator[Any, Any, None]:
+    """Take a body that nobody asked for."""
+    yield from ()
 
 
 def _call_back(
@@ -479,7 +538,11 @@ class HTTPClient:
     def __init__(self, **settings: Any) -> None:
         self._closed = True
         self._loop = IOLoop(make_current=False)
-        self._client = self._loop.run_sync(lambda: _make_client(settings))
+        try:
+            self._client = self._loop.run_sync(lambda: _make_client(settings))
+        except BaseException:
+            self._loop.close()
+            raise
         self._closed = False
 
     def fetch(self, request: str | HTTPRequest, **kwargs: Any) -> HTTPResponse:

@@ -41,6 +41,7 @@ class Progress:
     __slots__ = (
         "acquired",
         "attempts",
+        "begun",
         "connected",
         "ended",
         "first_byte",
@@ -62,11 +63,21 @@ class Progress:
         self.sent: float | None = None
         self.first_byte: float | None = None
         self.ended = started
+        self.begun = started
+
+    def begin_again(self, now: float) -> None:
+        """Note that a redirect is followed: the phases are those of the last request."""
+        self.phase = "queue"
+        self.begun = self.acquired = now
+        self.resolved = self.connected = self.secured = self.sent = self.first_byte = None
 
     def time_info(self) -> dict[str, float]:
-        """Return the seconds of each phase; ``total`` is all of them and the body's transfer."""
+        """Return the seconds of each phase; ``total`` is all of them and the body's transfer.
+
+        If redirects were followed, the phases are those of the last request, ``total`` is all.
+        """
         info: dict[str, float] = {}
-        before = self.started
+        before = self.begun
         for key, passed in (
             ("queue", self.acquired),
             ("dns", self.resolved),
@@ -98,6 +109,7 @@ class HTTPConnection:
         "_limit",
         "_timer",
         "_total",
+        "_written",
         "decoder",
         "exchanges",
         "idle_since",
@@ -120,6 +132,8 @@ class HTTPConnection:
         self._total: float | None = None
         self._deadline: float | None = None
         self._timer: Timer | None = None
+        # Bytes of the present request that were given to the stream.
+        self._written = 0
         stream.set_close_callback(self._closed)
 
     def __repr__(self) -> str:
@@ -162,6 +176,9 @@ class HTTPConnection:
             IncompleteBodyError: it ended inside the body.
             HTTPInputError: what came is not HTTP/1.1, or exceeds a limit.
             BodyTooLargeError: the body exceeds ``max_body_size``.
+
+        Errors of ``begin_body``, of the sink and of the request's producer pass through as they
+        are, a ``StreamClosedError`` that tells of another stream among them.
         """
         stream = self.stream
         decoder = self.decoder
@@ -171,16 +188,27 @@ class HTTPConnection:
         self.exchanges += 1
         progress.phase = "send"
         try:
-            stream.write_soon(out.head)
-            if out.producer is not None:
-                yield from self._produce(out)
+            self._written = len(out.head)
+            try:
+                stream.write_soon(out.head)
+                if out.producer is not None:
+                    yield from self._produce(out)
+            except StreamClosedError as error:
+                if not stream.closed():
+                    raise
+                raise self._truncated(out, progress, error) from error
             progress.phase = "wait"
             progress.sent = clock()
             complete = False
             while not complete:
                 if inactivity is not None:
                     self._extend(inactivity)
-                data = yield stream.read_bytes(stream.read_chunk_size, True)
+                try:
+                    data = yield stream.read_bytes(stream.read_chunk_size, True)
+                except StreamClosedError as error:
+                    if error.real_error is not None or decoder.eof() is not None:
+                        raise self._truncated(out, progress, error) from error
+                    break
                 if progress.first_byte is None:
                     progress.first_byte = clock()
                 beginning = decoder.head is None
@@ -191,11 +219,10 @@ class HTTPConnection:
                 if max_body_size is not None and decoder.body_bytes > max_body_size:
                     raise BodyTooLargeError(f"the body is larger than {max_body_size} bytes")
                 if sink is not None:
+                    # While the taker is busy, the peer is not to blame for silence.
+                    self._deadline = self._total
                     for piece in decoder.take_pieces():
                         yield from sink(piece)
-        except StreamClosedError as error:
-            if error.real_error is not None or decoder.eof() is not None:
-                raise self._truncated(out, progress, error) from error
         finally:
             self._limit = self._deadline = None
         return decoder
@@ -245,17 +272,37 @@ class HTTPConnection:
 
     def _produce(self, out: Outgoing) -> Generator[Any, Any, None]:
         """Let the request's producer write the body."""
-        stream = self.stream
+        left = out.length
 
         def write(piece: bytes) -> Future[None]:
-            return stream.write(encode_chunk(piece) if out.chunked else piece)
+            nonlocal left
+            if left is None:
+                return self._write(encode_chunk(piece))
+            left -= memoryview(piece).nbytes
+            if left < 0:
+                # What follows would be read as the beginning of another request.
+                raise ValueError(
+                    f"body_producer wrote more than its Content-Length of {out.length}"
+                )
+            return self._write(piece)
 
         assert out.producer is not None
         produced = out.producer(write)
         if produced is not None:
-            yield produced
-        if out.chunked:
-            stream.write(encode_last_chunk())
+            try:
+                yield produced
+            finally:
+                del produced  # Its error, if it has one, will hold this frame.
+        if left is None:
+            self._write(encode_last_chunk())
+        elif left > 0:
+            raise ValueError(
+                f"body_producer wrote {left} bytes less than its Content-Length of {out.length}"
+            )
+
+    def _write(self, data: bytes) -> Future[None]:
+        self._written += memoryview(data).nbytes
+        return self.stream.write(data)
 
     def _truncated(
         self, out: Outgoing, progress: Progress, error: StreamClosedError
@@ -264,11 +311,7 @@ class HTTPConnection:
         decoder = self.decoder
         reason = "" if error.real_error is None else f" ({error.real_error})"
         missing = decoder.eof()
-        details: dict[str, Any] = {
-            "attempts": progress.attempts,
-            "bytes_sent": max(0, len(out.head) - self.stream.unsent()),
-            "safe_to_retry": out.replayable and not decoder.bytes_received,
-        }
+        details = self.details(out, progress)
         if decoder.head is not None:
             expected = decoder.head.content_length
             of = "" if expected is None else f" of {expected}"
@@ -283,7 +326,17 @@ class HTTPConnection:
             if missing and decoder.bytes_received
             else "before any response"
         )
-        return HTTPClosedError(f"connection closed {what}{reason}", phase=progress.phase, **details)
+        return HTTPClosedError(f"connection closed {what}{reason}", **details)
+
+    def details(self, out: Outgoing, progress: Progress) -> dict[str, Any]:
+        """Return what a ``RequestError`` tells of an exchange that failed."""
+        sent = max(0, self._written - self.stream.unsent())
+        return {
+            "phase": progress.phase,
+            "attempts": progress.attempts,
+            "bytes_sent": sent,
+            "safe_to_retry": out.replayable or not sent,
+        }
 
     def reusable(self) -> bool:
         """Whether the exchange that just ended leaves the connection fit for another one."""

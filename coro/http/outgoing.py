@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import re
 import ssl
 from collections.abc import Callable, Hashable, Mapping
 from functools import lru_cache
@@ -16,7 +17,7 @@ from coro.http.messages import HTTPRequest
 from coro.http.urls import Target
 from coro.tls import client_context, context_for
 
-__all__ = ["Outgoing", "connection_key", "encode", "redirected", "tls_context"]
+__all__ = ["AUTH_OPTIONS", "Outgoing", "connection_key", "encode", "redirected", "tls_context"]
 
 METHODS_WITHOUT_BODY = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 METHODS_WITH_BODY = frozenset({"POST", "PATCH", "PUT"})
@@ -26,6 +27,7 @@ IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
 
 # What describes a body goes when a redirect turns the request into a GET (RFC 9110 section 15.4).
 _BODY_FIELDS = ("Content-Length", "Content-Type", "Content-Encoding", "Transfer-Encoding")
+AUTH_OPTIONS = ("auth_username", "auth_password", "auth_mode")
 _CREDENTIAL_FIELDS = ("Authorization", "Cookie", "Proxy-Authorization")
 
 _ACCEPT_ENCODING = ", ".join(supported_codings())
@@ -38,22 +40,25 @@ class Outgoing:
         method: as in "GET".
         head: the encoded head; with it the body, if that is known as bytes.
         producer: writes the body piece by piece through the function it is given, or None.
-        chunked: the pieces of ``producer`` go out as chunks.
+        length: how many bytes ``producer`` has to write; None: they go out as chunks.
+        close: the request says that it is the last one on its connection.
     """
 
-    __slots__ = ("chunked", "head", "method", "producer")
+    __slots__ = ("close", "head", "length", "method", "producer")
 
     def __init__(
         self,
         method: str,
         head: bytes,
         producer: Callable[[Callable[[bytes], Any]], Any] | None = None,
-        chunked: bool = False,
+        length: int | None = None,
+        close: bool = False,
     ) -> None:
         self.method = method
         self.head = head
         self.producer = producer
-        self.chunked = chunked
+        self.length = length
+        self.close = close
 
     @property
     def replayable(self) -> bool:
@@ -67,11 +72,19 @@ def encode(request: HTTPRequest, target: Target, options: Mapping[str, Any]) -> 
     Raises:
         ValueError: the method and the body do not go together, or something may not be written out.
         KeyError: the method is unknown.
+        NotImplementedError: it is to go through a proxy.
     """
     method = request.method
     coding = _ACCEPT_ENCODING if options["decompress_response"] else None
-    if request.plain and not target.username and method in METHODS_WITHOUT_BODY:
+    if (
+        request.plain
+        and not target.username
+        and method in METHODS_WITHOUT_BODY
+        and "auth_username" not in options
+    ):
         return _encode_plain(method, target.path, target.authority, options["user_agent"], coding)
+    if options.get("proxy_host") is not None:
+        raise NotImplementedError("proxies are not supported yet: proxy_host cannot be used")
     body = request.body
     producer = request.body_producer
     if body is not None and producer is not None:
@@ -114,6 +127,8 @@ def _encode_with_fields(
         fields["Authorization"] = credentials
     body = request.body
     length = fields.pop("Content-Length", None)
+    if length is not None and not re.fullmatch("[0-9]{1,19}", length):
+        raise ValueError(f"invalid Content-Length {length!r} (RFC 9110 section 8.6)")
     fields.pop("Transfer-Encoding", None)
     if method == "POST" and "Content-Type" not in fields:
         fields["Content-Type"] = "application/x-www-form-urlencoded"
@@ -131,24 +146,34 @@ def _encode_with_fields(
         content_length=content_length,
         chunked=chunked,
     )
-    return Outgoing(method, head + body if body else head, request.body_producer, chunked)
+    return Outgoing(
+        method,
+        head + body if body else head,
+        request.body_producer,
+        content_length,
+        close=re.search(r"(?i)(?<![^\s,])close(?![^\s,])", fields.get("Connection", ""))
+        is not None,
+    )
 
 
 def _credentials(request: HTTPRequest, target: Target, options: Mapping[str, Any]) -> str | None:
     """Return the value of ``Authorization`` (RFC 7617), or None: from the URL or the request."""
-    if request.auth_mode not in (None, "basic"):
-        raise ValueError(f"unsupported auth_mode {request.auth_mode}")
+    mode = options.get("auth_mode")
+    if mode not in (None, "basic"):
+        raise ValueError(f"unsupported auth_mode {mode}")
+    name, password = options.get("auth_username"), options.get("auth_password")
     if target.username:
         name, password = target.username, target.password
-    elif request.auth_username is not None:
-        name, password = request.auth_username, request.auth_password or ""
-    else:
+    if name is None:
         return None
-    return "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode("ascii")
+    return "Basic " + base64.b64encode(f"{name}:{password or ''}".encode()).decode("ascii")
 
 
 def redirected(request: HTTPRequest, code: int, url: str, same_origin: bool) -> HTTPRequest:
-    """Return the request that follows a redirect (RFC 9110 section 15.4)."""
+    """Return the request that follows a redirect (RFC 9110 section 15.4).
+
+    To another origin go no credentials; those among the options are the caller's to leave out.
+    """
     following = copy.copy(request)
     following.url = url
     following.headers = headers = request.headers.copy()
@@ -162,7 +187,6 @@ def redirected(request: HTTPRequest, code: int, url: str, same_origin: bool) -> 
         for name in _BODY_FIELDS:
             headers.pop(name, None)
     if not same_origin:
-        following.auth_username = following.auth_password = None
         for name in _CREDENTIAL_FIELDS:
             headers.pop(name, None)
     return following

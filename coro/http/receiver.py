@@ -62,7 +62,10 @@ class Receiver:
             return
         waiting = self._callback(piece)
         if waiting is not None:
-            yield waiting
+            try:
+                yield waiting
+            finally:
+                del waiting  # Its error, if it has one, will hold this frame.
 
     def finish(self) -> None:
         """The response is complete: so must be what was compressed in it."""

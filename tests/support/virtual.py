@@ -1,8 +1,8 @@
 """A clock that leaps: where the loop would sleep until its next timer, time passes at once.
 
-Descriptors, wakers and pollers are the real ones, so a test sees the loop as it is; only waiting costs
-nothing. A loop that would sleep for ever, with nothing in this process to wake it, fails the test
-instead of hanging it.
+Descriptors, wakers and pollers are the real ones, so a test sees the loop as it is; only waiting
+costs nothing. A loop that would sleep for ever, with nothing in this process to wake it, fails the
+test instead of hanging it.
 """
 
 from __future__ import annotations
@@ -89,3 +89,13 @@ def turns(loop: IOLoop, count: int = 1) -> None:
     for _ in range(count):
         loop.stop()
         loop.start()
+
+
+def step(loop: IOLoop) -> None:
+    """Run one turn of a loop that is not running; if nothing is ready, at its next deadline."""
+    deadline = loop._timers.next_deadline()
+    if not loop._ready and deadline is not None:
+        clock = loop.time
+        assert isinstance(clock, Clock)
+        clock.now = max(clock.now, deadline)
+    turns(loop)

@@ -1,0 +1,327 @@
+"""With the collector off, whatever became of its fetches, a client leaves nothing behind."""
+
+from __future__ import annotations
+
+import gc
+import gzip
+import logging
+import socket
+import weakref
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
+
+import pytest
+
+from coro.errors import (
+    BodyTooLargeError,
+    HTTPClosedError,
+    HTTPConnectError,
+    HTTPError,
+    HTTPProtocolError,
+    HTTPTimeoutError,
+    IncompleteBodyError,
+)
+from coro.gen import coroutine, sleep
+from coro.http import AsyncHTTPClient, HTTPResponse
+from coro.loop import IOLoop
+from tests.http.serving import LoopServer, chunked, redirect, response
+from tests.support.leaks import count_fds
+from tests.support.virtual import turns
+
+
+@pytest.fixture
+def _collector_off() -> Iterator[None]:
+    """Only reference counts free anything; what was there before is not looked at again."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    yield
+    gc.enable()
+    gc.unfreeze()
+
+
+def unreachable() -> list[Any]:
+    """Return the objects that only the collector frees."""
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        gc.collect()
+        return [*gc.garbage]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+
+
+def left(loop: IOLoop) -> dict[str, int]:
+    counts = loop.statistics()
+    return {key: counts[key] for key in ("tasks", "timers", "handlers")} | {"fds": count_fds()}
+
+
+class TinyServer:
+    """Answers by path, with one call and no object for each request: 10,000 are many.
+
+    ``/ok`` answers, ``/404`` does not find, ``/half`` closes inside the body, ``/closed`` instead
+    of an answer, ``/reset`` likewise with a reset.
+    """
+
+    HALF = response(b"0123456789")[:-5]
+
+    def __init__(self, loop: IOLoop) -> None:
+        self._loop = loop
+        self._open: set[socket.socket] = set()
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+        self._listener.setblocking(False)
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._answers = {
+            b"/ok": response(b"0123456789"),
+            b"/404": response(b"no", status="404 Not Found"),
+            b"/half": self.HALF,
+            b"/closed": b"",
+        }
+        loop.add_handler(self._listener, self._accept, loop.READ)
+
+    def _accept(self, listener: socket.socket, _events: int) -> None:
+        accepted, _ = listener.accept()
+        accepted.setblocking(False)
+        self._open.add(accepted)
+        self._loop.add_handler(accepted, self._answer, self._loop.READ)
+
+    def _answer(self, conn: socket.socket, _events: int) -> None:
+        try:
+            request = conn.recv(65536)
+        except ConnectionError:
+            request = b""
+        path = request.split(b" ", 2)[1] if request else b""
+        answer = self._answers.get(path, b"")
+        if answer:
+            conn.send(answer)
+        if path == b"/reset":
+            conn.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        if not answer or answer is self.HALF:
+            self._loop.remove_handler(conn)
+            self._open.discard(conn)
+            conn.close()
+
+    def close(self) -> None:
+        for sock in (self._listener, *self._open):
+            self._loop.remove_handler(sock)
+            sock.close()
+
+
+@pytest.mark.usefixtures("_collector_off")
+def test_ten_thousand_fetches_half_of_them_failing(
+    loop: IOLoop, refused_port: int, caplog: Any
+) -> None:
+    caplog.set_level(logging.INFO)
+    server = TinyServer(loop)
+    turns(loop, 2)
+    before = left(loop)
+    assert unreachable() == []
+    client = AsyncHTTPClient(force_instance=True, max_clients=20)
+    refused = f"http://127.0.0.1:{refused_port}/"
+    kinds: list[tuple[str, type | None]] = [
+        (f"{server.url}/ok", None),
+        (refused, HTTPConnectError),
+        (f"{server.url}/ok", None),
+        (f"{server.url}/404", HTTPError),
+        (f"{server.url}/ok", None),
+        (f"{server.url}/closed", HTTPClosedError),
+        (f"{server.url}/ok", None),
+        (f"{server.url}/half", IncompleteBodyError),
+        (f"{server.url}/ok", None),
+        (f"{server.url}/reset", HTTPClosedError),
+    ]
+    outcomes: dict[type | None, int] = {}
+
+    @coroutine
+    def worker(begin: int, end: int) -> Generator[Any, Any, None]:
+        for number in range(begin, end):
+            url, expected = kinds[number % len(kinds)]
+            try:
+                got = yield client.fetch(url)
+                assert got.body == b"0123456789"
+                outcome = None
+            except HTTPError as error:
+                assert expected is not None
+                assert isinstance(error, expected), error
+                outcome = type(error)
+            outcomes[outcome] = outcomes.get(outcome, 0) + 1
+
+    @coroutine
+    def main() -> Generator[Any, Any, None]:
+        yield [worker(at, at + 500) for at in range(0, 10_000, 500)]
+
+    loop.run_sync(main)
+    assert outcomes == {
+        None: 5000,
+        HTTPConnectError: 1000,
+        HTTPError: 1000,
+        HTTPClosedError: 2000,
+        IncompleteBodyError: 1000,
+    }
+    client.close()
+    turns(loop, 3)
+    assert unreachable() == []
+    assert gc.collect() == 0
+    server_side = {"handlers": len(server._open), "fds": len(server._open)}
+    after = left(loop)
+    assert {key: after[key] - server_side.get(key, 0) for key in after} == before
+    server.close()
+    assert caplog.records == []
+
+
+# --- each way that a fetch can go, one by one ----------------------------------------------
+
+
+def answer_with(*steps: Any) -> Callable[[Any], Any]:
+    def script(peer: Any) -> Any:
+        for step in steps:
+            yield from peer.request()
+            if step == "reset":
+                peer.reset()
+            elif step == "silence":
+                yield from peer.silence()
+            else:
+                yield peer.send(step)
+
+    return script
+
+
+@coroutine
+def take_later(piece: bytes) -> Any:
+    yield sleep(1)
+
+
+@coroutine
+def produce_and_fail(write: Any) -> Any:
+    yield write(b"some")
+    raise LookupError
+
+
+OK = response(b"0123456789")
+WAYS: dict[str, tuple[Any, dict[str, Any], type | None]] = {
+    "ok": (answer_with(OK), {}, None),
+    "not kept": (answer_with(response(b"", "Connection: close")), {}, None),
+    "until close": (answer_with(b"HTTP/1.1 200 OK\r\n\r\nbody"), {}, None),
+    "chunks and trailers": (answer_with(chunked(b"ab", end=b"0\r\nA: b\r\n\r\n")), {}, None),
+    "surplus": (answer_with(OK + OK), {}, None),
+    "gzip": (answer_with(response(gzip.compress(b"x"), "Content-Encoding: gzip")), {}, None),
+    "damaged gzip": (answer_with(response(b"x", "Content-Encoding: gzip")), {}, HTTPProtocolError),
+    "streamed": (answer_with(OK), {"streaming_callback": take_later}, None),
+    "head": (answer_with(OK), {"header_callback": lambda line: None}, None),
+    "posted": (answer_with(OK), {"method": "POST", "body": b"x"}, None),
+    "producer fails": (
+        answer_with(OK),
+        {"method": "POST", "body_producer": produce_and_fail},
+        LookupError,
+    ),
+    "redirected": (answer_with(redirect("/x"), OK), {}, None),
+    "redirected to nonsense": (answer_with(redirect("ftp://x")), {}, HTTPProtocolError),
+    "redirected too often": (
+        answer_with(redirect("/x"), redirect("/x")),
+        {"max_redirects": 1},
+        HTTPError,
+    ),
+    "404": (answer_with(response(status="404 No")), {}, HTTPError),
+    "closed": (answer_with(b""), {}, HTTPClosedError),
+    "half": (answer_with(OK[:-3]), {}, IncompleteBodyError),
+    "reset": (answer_with("reset"), {}, HTTPClosedError),
+    "not HTTP": (answer_with(b"nonsense"), {}, HTTPProtocolError),
+    "too large": (answer_with(response(bytes(999))), {}, BodyTooLargeError),
+    "silent": (answer_with("silence"), {"request_timeout": 5}, HTTPTimeoutError),
+    "inactive": (answer_with("silence"), {"inactivity_timeout": 5}, HTTPTimeoutError),
+    "no URL": (answer_with(), {"url": "nonsense"}, ValueError),
+}
+
+
+@pytest.mark.usefixtures("_collector_off")
+@pytest.mark.parametrize("how", ["raised", "returned", "called back", "kept"])
+@pytest.mark.parametrize("way", WAYS)
+def test_each_way(loop: IOLoop, serve: Any, way: str, how: str) -> None:
+    script, options, expected = WAYS[way]
+    server: LoopServer = serve(script)
+    options = dict(options)
+    url = options.pop("url", server.url())
+    turns(loop, 2)
+    before = left(loop)
+    unreachable()
+    kept: list[HTTPResponse] = []
+    ended: list[type | None] = []
+
+    @coroutine
+    def main() -> Any:
+        client = AsyncHTTPClient(force_instance=True, max_body_size=500)
+        callback = kept.append if how == "called back" else None
+        try:
+            got = yield client.fetch(
+                url, callback=callback, raise_error=how != "returned", **options
+            )
+            ended.append(type(got.error) if got.error else None)
+            if how in ("returned", "kept"):
+                kept.append(got)
+        except (HTTPError, ValueError, LookupError) as error:
+            ended.append(type(error))
+        # In a frame that is no part of the error's traceback.
+        client.close()
+        yield sleep(2)
+
+    loop.run_sync(main)
+    assert [*map(_is(expected), ended)] == [True], ended
+    assert (
+        len(kept) == (how == "called back" or (how == "returned" and way != "no URL"))
+        or (how == "kept" and expected is None)
+        or not kept
+    )
+    kept.clear()
+    turns(loop, 5)
+    assert unreachable() == []
+    assert left(loop) == before
+
+
+def _is(expected: type | None) -> Callable[[type | None], bool]:
+    if expected is None:
+        return lambda ended: ended is None
+    return lambda ended: ended is not None and issubclass(ended, expected)
+
+
+@pytest.mark.usefixtures("_collector_off")
+def test_a_response_dies_with_its_last_reference(loop: IOLoop, serve: Any) -> None:
+    """A 404 of 100 MB must not wait for the collector, though error and response know each other."""
+    server = serve(answer_with(response(status="404 No"), OK))
+    client = AsyncHTTPClient(force_instance=True)
+    dead: list[weakref.ref[Any]] = []
+
+    @coroutine
+    def main() -> Any:
+        try:
+            yield client.fetch(server.url())
+        except HTTPError as error:
+            assert error.response.error is error
+            dead.append(weakref.ref(error.response))
+        got = yield client.fetch(server.url())
+        dead.append(weakref.ref(got))
+
+    loop.run_sync(main)
+    turns(loop)
+    assert [each() for each in dead] == [None, None]
+    client.close()
+
+
+@pytest.mark.usefixtures("_collector_off")
+def test_an_idle_connection_keeps_no_body(loop: IOLoop, serve: Any) -> None:
+    class Body(bytes):
+        pass
+
+    server = serve(answer_with(response(bytes(3_000_000))))
+    client = AsyncHTTPClient(force_instance=True)
+
+    @coroutine
+    def main() -> Any:
+        got = yield client.fetch(server.url())
+        return len(got.body)
+
+    assert loop.run_sync(main) == 3_000_000
+    (connections,) = client._pool._idle.values()
+    (connection,) = connections
+    assert connection.decoder.body == b""
+    assert connection.decoder.head is None
+    client.close()
