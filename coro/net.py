@@ -226,7 +226,9 @@ class Network:
         Raises:
             socket.gaierror: there is no such host, or the look-up failed.
         """
-        flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV if numeric else socket.AI_ADDRCONFIG
+        # Without AI_ADDRCONFIG: on a machine that has only its loopback it denies "localhost", and
+        # an address that cannot be reached costs the race one failed attempt.
+        flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV if numeric else 0
         found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, 0, flags)
         return list(dict.fromkeys((entry[0], entry[4]) for entry in found))
 

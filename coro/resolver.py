@@ -10,6 +10,7 @@ Literal addresses need no thread: they are recognised by ``getaddrinfo`` itself,
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator
@@ -129,6 +130,10 @@ class _Workers:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
+        self._reset()
+
+    def _reset(self) -> None:
+        self._process = os.getpid()
         self._lock = threading.Lock()
         self._arrived = threading.Condition(self._lock)
         # Invariant, under the lock: _idle threads are waiting for _jobs, of _threads in all.
@@ -138,6 +143,9 @@ class _Workers:
 
     def submit(self, job: Callable[[], None], answer: Future[Any]) -> None:
         """Run a job in a thread, unless its answer is settled before its turn comes."""
+        if self._process != os.getpid():
+            # A fork copies the counts, but not the threads.
+            self._reset()
         with self._lock:
             self._jobs.append((job, answer))
             if self._idle >= len(self._jobs):

@@ -206,3 +206,32 @@ def test_the_interface_says_so_where_nothing_is_implemented(loop: IOLoop) -> Non
 def test_a_literal_of_the_other_family_is_none() -> None:
     assert resolve_literal(Network(), "127.0.0.1", 80, AF_INET6) is None
     assert resolve_literal(Network(), "host.test", 80, AF_UNSPEC) is None
+
+
+def test_a_forked_child_starts_threads_of_its_own() -> None:
+    program = """
+import os, sys
+import coro
+from coro.net import Network
+from coro.resolver import ThreadedResolver
+
+def getaddrinfo(self, host, port, family, *, numeric):
+    return None if numeric else [(family, (host, port))]
+
+Network.getaddrinfo = getaddrinfo
+resolver = ThreadedResolver(max_threads=1)
+coro.run(resolver.resolve, "parent.test", 80)
+child = os.fork()
+if child == 0:
+    print(coro.run(resolver.resolve, "child.test", 80)[0][1], flush=True)
+    os._exit(0)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=True,
+    )
+    assert done.stdout == "('child.test', 80)\n"

@@ -395,6 +395,24 @@ class TestCancel:
                     assert isinstance(task.exception(), BadYieldError) or task.cancelled()
         loop.run_sync(lambda: sleep(2))
 
+    def test_of_itself_goes_to_the_child_it_yields_and_no_further(self, loop: IOLoop) -> None:
+        @coroutine
+        def catches() -> Any:
+            try:
+                yield sleep(100)
+            except CancelledError:
+                return "caught"
+
+        @coroutine
+        def main() -> Any:
+            child = catches()
+            task = current_task()
+            assert task is not None
+            task.cancel()
+            return (yield child), (yield sleep(1))
+
+        assert loop.run_sync(main) == ("caught", None)
+
     def test_of_itself_right_before_the_end_cancels_the_task(self, loop: IOLoop) -> None:
         @coroutine
         def main() -> Any:

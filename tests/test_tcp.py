@@ -189,7 +189,7 @@ def test_a_certificate_of_another_host(
     loop: IOLoop, raw_server: RawServerFactory, ca: Authority
 ) -> None:
     server = raw_server(echo_once, tls=ca.server_context("localhost"))
-    with pytest.raises(ssl.SSLCertVerificationError, match="doesn't match|mismatch"):
+    with pytest.raises(ssl.SSLCertVerificationError, match=r"doesn't match|mismatch"):
         loop.run_sync(lambda: connect("127.0.0.1", server.port, ssl_options=ca.client_context()))
 
 
@@ -224,7 +224,7 @@ def test_options_that_make_no_sense_close_the_socket(
 @pytest.mark.parametrize("timeout", [5.0, timedelta(seconds=5)])
 def test_time_limit_while_resolving(timeout: Any) -> None:
     with closing_loop() as loop:
-        with pytest.raises(TimeoutError, match="^Timeout while resolving nowhere$"):
+        with pytest.raises(TimeoutError, match=r"^Timeout while resolving nowhere$"):
             loop.run_sync(lambda: connect("nowhere", 80, resolver=Names(), timeout=timeout))
         assert_nothing_left(loop)
 

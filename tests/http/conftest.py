@@ -39,22 +39,24 @@ def serve(loop: IOLoop) -> Iterator[Callable[[Script], LoopServer]]:
 def answering(serve: Callable[[Script], LoopServer]) -> Callable[..., LoopServer]:
     """``answering(a, b)``: a server that gives its next response to each request, then the last.
 
-    A dict gives the response by the path of the request. Requests are kept in ``requests``.
+    A dict gives the response by the path of the request. Requests are kept in ``requests``; the
+    responses still to be given are ``answers``.
     """
 
     def start(*responses: Any) -> LoopServer:
-        left = list(responses)
 
         def script(peer: Peer) -> Generator[Any, Any, None]:
             while True:
                 request = yield from peer.request()
                 server.requests.append(request)
+                left = server.answers
                 answer = left.pop(0) if len(left) > 1 else left[0]
                 if isinstance(answer, dict):
                     answer = answer[request.split()[1].decode()]
                 yield peer.send(answer)
 
         server = serve(script)
+        server.answers = list(responses)
         return server
 
     return start

@@ -65,12 +65,13 @@ class LoopServer:
     Attributes:
         port: where it listens.
         connections: how many connections were accepted.
-        requests: what ``answering`` and its kin have read, in order.
+        requests, answers: for scripts that keep what they read, and have what to say.
     """
 
     def __init__(self, loop: IOLoop, script: Script) -> None:
         self.connections = 0
         self.requests: list[bytes] = []
+        self.answers: list[Any] = []
         self._loop = loop
         self._script = script
         self._plays: dict[IOStream, Task[None]] = {}
