@@ -351,6 +351,19 @@ class Future(Generic[T]):
                 f"{self!r} belongs to {self._loop!r} and cannot be waited for on {loop!r}"
             )
 
+    def _settle_as(self, source: Future[Any]) -> None:
+        """Settle it, which is pending, as another future was; that one's error is looked at."""
+        if source._state == DONE:
+            self.set_result(source._value)
+        elif source._state == CANCELLED:
+            # Not ``self.cancel``: a subclass may pass that on to the source.
+            Future.cancel(self, *source._take_error().args)
+        else:
+            self.set_exception(source._take_error())
+
+    def _unclaimed(self) -> None:
+        """It has a result, but the task that would have taken it was cancelled before it could."""
+
     def _forget_waiter(self, task: Runnable) -> None:
         """Let a task wait no longer."""
         if self._waiter is task:

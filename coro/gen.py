@@ -14,7 +14,7 @@ from typing import Any
 from coro.errors import BadYieldError, CancelledError, TimeoutError
 from coro.future import Future, slot
 from coro.loop import IOLoop
-from coro.multi import multi, multi_future
+from coro.multi import Multi, WaitIterator, as_completed, multi, multi_future
 from coro.scopes import Timeout, shield, sleep, timeout, timeout_at, with_timeout
 from coro.task import (
     Return,
@@ -30,11 +30,14 @@ __all__ = [
     "BadYieldError",
     "CancelledError",
     "Future",
+    "Multi",
     "Return",
     "Task",
     "Timeout",
     "TimeoutError",
+    "WaitIterator",
     "all_tasks",
+    "as_completed",
     "convert_yielded",
     "coroutine",
     "current_task",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from coro.future import CANCELLED, DONE, PENDING, Future, slot
 from coro.task import cancel_with_inputs, convert_yielded
 
-__all__ = ["multi", "multi_future"]
+__all__ = ["Multi", "WaitIterator", "as_completed", "multi", "multi_future"]
 
 _app_log = logging.getLogger("coro.application")
 
@@ -62,8 +63,8 @@ class _Multi(Future[Any]):
             if child._state != CANCELLED and not isinstance(error, self._quiet):
                 what = "Exception in cancelled" if asked else "Multiple exceptions in"
                 _app_log.error("%s yield list", what, exc_info=error)
-        self._children = []
         if asked:
+            self._unclaimed()
             super().cancel(self._value)
         elif first is not None:
             self.set_exception(first)
@@ -71,6 +72,11 @@ class _Multi(Future[Any]):
             self.set_result(
                 results if self._keys is None else dict(zip(self._keys, results, strict=True))
             )
+
+    def _unclaimed(self) -> None:
+        for child in {id(child): child for child in self._children}.values():
+            if child._state == DONE:
+                child._unclaimed()
 
     def cancel(self, msg: Any = None) -> bool:
         """Cancel every unfinished child; it is cancelled itself once all of them have ended."""
@@ -109,7 +115,95 @@ def multi(children: Iterable[Any] | Mapping[Any, Any], quiet_exceptions: Quiet =
     return _Multi(None, [convert_yielded(child) for child in children], quiet_exceptions)
 
 
-multi_future = multi
+multi_future = Multi = multi
 
 convert_yielded.register(list, multi)
 convert_yielded.register(dict, multi)
+
+
+class WaitIterator:
+    """Gives results in the order in which they come: ``while not it.done(): x = yield it.next()``.
+
+    Arguments:
+        args, kwargs: what to wait for; either positional (``current_index`` is then a number) or
+            by keyword (it is then the keyword).
+
+    Attributes:
+        current_index: of what gave the last result; None before the first and after the last.
+        current_future: its future, likewise.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if args and kwargs:
+            raise ValueError("You must provide args or kwargs, not both")
+        self.current_index: int | str | None = None
+        self.current_future: Future[Any] | None = None
+        # By future: the places where it stands and whose results were not given yet.
+        self._places: dict[Future[Any], deque[int | str]] = {}
+        self._ended: deque[Future[Any]] = deque()
+        self._next: Future[Any] | None = None
+        for place, item in kwargs.items() if kwargs else enumerate(args):
+            future = convert_yielded(item)
+            self._places.setdefault(future, deque()).append(place)
+            future.add_done_callback(self._on_end)
+
+    def done(self) -> bool:
+        """Whether every result was given."""
+        if self._places:
+            return False
+        self.current_index = self.current_future = None
+        return True
+
+    def next(self) -> Future[Any]:
+        """Return a future of the next result, or of the next error."""
+        following: Future[Any] = Future(loop=slot.running or slot.loop())
+        self._next = following
+        if self._ended:
+            self._give(self._ended.popleft())
+        return following
+
+    def _on_end(self, future: Future[Any]) -> None:
+        if self._next is not None and self._next._state == PENDING:
+            self._give(future)
+        else:
+            self._ended.append(future)
+
+    def _give(self, future: Future[Any]) -> None:
+        following, self._next = self._next, None
+        assert following is not None
+        places = self._places[future]
+        self.current_future = future
+        self.current_index = places.popleft()
+        if not places:
+            del self._places[future]
+        following._settle_as(future)
+
+    def __aiter__(self) -> WaitIterator:
+        return self
+
+    def __anext__(self) -> Future[Any]:
+        if self.done():
+            raise StopAsyncIteration
+        return self.next()
+
+
+def as_completed(children: Iterable[Any]) -> Iterator[Future[Any]]:
+    """Iterate over futures of the results, in the order in which they come.
+
+    ``for future in as_completed([a, b, c]): result = yield future``
+
+    Arguments:
+        children: things that can be yielded. All of them run from the start.
+    """
+    inputs = [convert_yielded(child) for child in children]
+    results: list[Future[Any]] = [Future(loop=slot.running or slot.loop()) for _ in inputs]
+    waiting = iter(results)
+
+    def pass_on(ended: Future[Any]) -> None:
+        result = next(waiting)
+        if result._state == PENDING:
+            result._settle_as(ended)
+
+    for future in inputs:
+        future.add_done_callback(pass_on)
+    return iter(results)

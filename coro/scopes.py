@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from coro.errors import CancelledError, TimeoutError
-from coro.future import CANCELLED, DONE, FAILED, PENDING, Future, slot
+from coro.future import DONE, FAILED, PENDING, Future, slot
 from coro.task import Task, convert_yielded
 from coro.timers import Timer
 
@@ -63,14 +63,10 @@ class _Follower(Future[Any]):
 
     def _follow(self, source: Future[Any]) -> None:
         self._source = None
-        if self._state != PENDING:
-            self._abandoned(source)
-        elif source._state == DONE:
-            self.set_result(source._value)
-        elif source._state == CANCELLED:
-            super().cancel(*source._take_error().args)
+        if self._state == PENDING:
+            self._settle_as(source)
         else:
-            self.set_exception(source._take_error())
+            self._abandoned(source)
 
     def _abandoned(self, source: Future[Any]) -> None:
         """The source is settled when nobody waits any longer; its error logs itself."""
@@ -108,6 +104,12 @@ class _Bounded(_Follower):
     def _follow(self, source: Future[Any]) -> None:
         self._drop_timer()
         super()._follow(source)
+        if self._state == DONE:
+            self._source = source
+
+    def _unclaimed(self) -> None:
+        if self._source is not None:
+            self._source._unclaimed()
 
     def _abandoned(self, source: Future[Any]) -> None:
         if source._state == FAILED:

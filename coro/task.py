@@ -266,6 +266,8 @@ class Task(Future[T]):
                 error = value = None
                 if task._must_cancel:
                     error = task._take_cancel()
+                    if waiting is not None and waiting._state == DONE:
+                        waiting._unclaimed()
                 elif waiting is not None:
                     if waiting._state == DONE:
                         value = waiting._value
@@ -349,6 +351,8 @@ class Task(Future[T]):
                         return
                     if task._must_cancel:
                         error = task._take_cancel()
+                        if yielded._state == DONE:
+                            yielded._unclaimed()
                     elif yielded._state == DONE:
                         error = None
                         value = yielded._value

@@ -14,6 +14,7 @@ rooms below raise; that remains its ``__cause__``.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import ssl
 import time
@@ -300,6 +301,8 @@ class _Fetch:
 
     def _redirect(self, url: str, location: str) -> tuple[str, Target]:
         """Return where a redirect leads."""
+        with contextlib.suppress(UnicodeError):
+            location = location.encode("latin-1").decode()  # What is not ASCII is UTF-8, in fact.
         try:
             url = join(url, location)
             return url, parse(url)

@@ -357,7 +357,7 @@ def test_connecting_has_its_time_for_each_connection(
 
 
 def test_a_slot_is_taken_for_each_request(loop: IOLoop, serve: Any, answering: Any) -> None:
-    """Between two requests of a chain others that wait have their turn: first come, first served."""
+    """Between two requests of a chain those that wait have their turn."""
     server = answering({"/": redirect("/x"), "/x": response(), "/other": response()})
     client = AsyncHTTPClient(force_instance=True, max_clients=1)
 
