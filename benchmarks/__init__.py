@@ -1,0 +1,16 @@
+"""Measures coro beside its floors and its peers: ``python -m benchmarks --help``.
+
+Wall times of a shared machine wander by tens of percent between minutes, but the ratio of two
+programs measured a second apart hardly does.  So every case runs all its subjects in turn, each in
+a process of its own, and again in the next round; a row shows its median over the rounds, and the
+columns to trust are the ratios.
+
+``model``      what a suite, a case, a subject and a measurement are
+``trial``      the measured process: how long to work, and the one line it prints
+``processes``  the measuring process: starts, pins and ends the measured ones
+``rounds``     interleaved rounds
+``report``     tables and JSON
+``machine``    versions and hardware, printed with every run
+``hosts``      asyncio or uvloop, by name
+``switching``, ``echo``, ``fetch``   the suites: one small module for each subject
+"""

@@ -1,0 +1,37 @@
+"""The floor: an echo server over ``select.epoll`` and non-blocking sockets, with no library.
+
+It may do what a library may not: it trusts that a message of 1 KB always fits the socket's buffer.
+"""
+
+import select
+import socket
+from argparse import Namespace
+
+from .server import CHUNK, main
+
+
+def serve(listener: socket.socket, options: Namespace) -> None:
+    """Accept and echo until the process is ended."""
+    epoll = select.epoll()
+    epoll.register(listener, select.EPOLLIN)
+    accepting = listener.fileno()
+    connections: dict[int, socket.socket] = {}
+    while True:
+        for fd, _ in epoll.poll():
+            if fd == accepting:
+                connection, _ = listener.accept()
+                connection.setblocking(False)
+                connections[connection.fileno()] = connection
+                epoll.register(connection, select.EPOLLIN)
+                continue
+            connection = connections[fd]
+            data = connection.recv(CHUNK)
+            if data:
+                connection.send(data)
+            else:
+                epoll.unregister(fd)
+                connections.pop(fd).close()
+
+
+if __name__ == "__main__":
+    main(serve)

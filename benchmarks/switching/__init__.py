@@ -1,0 +1,85 @@
+"""Switching between coroutines, with no input or output.
+
+``yield``  100 tasks, each of which yields to the loop again and again; one operation is one yield
+``child``  a task that yields one child after another; each child returns at once
+``chain``  a chain of 10 coroutines, each waiting for the next; the innermost suspends once
+``wake``   two tasks that wake each other by turns, by settling the future the other waits for
+
+Each subject is written with the means that its own documentation shows.  A native ``await`` of a
+coroutine makes no task, so nobody can hold, cancel or wait for that call separately: such a row is
+a second floor.  The rows named "task per call" make one, as the ``yield`` frameworks do.  Twisted
+wakes waiters inline, inside ``callback()``: its ``wake`` never passes through the reactor.
+
+The subjects repeat one another's shape on purpose: each is to be read, and blamed, by itself.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from ..model import Case, Measure, Subject, Suite
+from ..processes import SUBJECT_CORE, measured, python
+
+FLOOR = Subject("bare generators", f"{__name__}.generators")
+CORO = Subject("coro", f"{__name__}.on_coro", (), ("coro",))
+INSIDE_ASYNCIO = Subject("coro inside asyncio", CORO.module, ("--loop", "asyncio"), ("coro",))
+INSIDE_UVLOOP = Subject("coro inside uvloop", CORO.module, ("--loop", "uvloop"), ("coro", "uvloop"))
+ASYNCIO = Subject("asyncio", f"{__name__}.on_asyncio")
+UVLOOP = Subject("uvloop", ASYNCIO.module, ("--loop", "uvloop"), ("uvloop",))
+TORNADO = Subject("Tornado", f"{__name__}.on_tornado", (), ("tornado",))
+TWISTED = Subject("Twisted", f"{__name__}.on_twisted", (), ("twisted",))
+TRIO = Subject("trio", f"{__name__}.on_trio", (), ("trio",))
+
+ALL_CORO = (CORO, INSIDE_ASYNCIO, INSIDE_UVLOOP)
+ASYNCIO_AWAIT = replace(ASYNCIO, name="asyncio, await")
+TRIO_AWAIT = replace(TRIO, name="trio, await")
+TASK_PER_CALL = tuple(
+    replace(subject, name=f"{subject.name}, task per call", module=f"{__name__}.on_asyncio_tasks")
+    for subject in (ASYNCIO, UVLOOP)
+)
+
+CASES = (
+    Case(
+        "yield",
+        "yield to the loop, 100 tasks",
+        "us/op",
+        (FLOOR, *ALL_CORO, ASYNCIO, replace(UVLOOP, wanted=2.0), TORNADO, TWISTED, TRIO),
+    ),
+    Case(
+        "child",
+        "yield of a child that returns at once",
+        "us/op",
+        (FLOOR, *ALL_CORO, ASYNCIO_AWAIT, *TASK_PER_CALL, TORNADO, TWISTED),
+    ),
+    Case(
+        "chain",
+        "chain of 10 that suspends once at the bottom",
+        "us/op",
+        (
+            FLOOR,
+            *ALL_CORO,
+            ASYNCIO_AWAIT,
+            TRIO_AWAIT,
+            *TASK_PER_CALL,
+            replace(TORNADO, wanted=6.0),
+            TWISTED,
+        ),
+    ),
+    Case(
+        "wake",
+        "wake a task through a future",
+        "us/op",
+        (FLOOR, *ALL_CORO, ASYNCIO, replace(UVLOOP, wanted=1.0), TORNADO, TWISTED, TRIO),
+    ),
+)
+
+
+@contextmanager
+def prepare(case: Case, seconds: float) -> Iterator[Measure]:
+    """Nothing to set up: a subject is one process."""
+    yield lambda subject: measured(
+        python(subject.module, case.name, *subject.arguments, "--seconds", seconds), SUBJECT_CORE
+    )
+
+
+SUITE = Suite("switching", CASES, prepare)

@@ -1,0 +1,77 @@
+"""asyncio on its own loop or on uvloop: native coroutines that await one another."""
+
+import asyncio
+from argparse import Namespace
+from collections.abc import Awaitable, Callable
+
+from ..hosts import HOSTS, runner
+from ..trial import Trial
+from .subject import DEPTH, TASKS, main
+
+
+async def spin(turns: int) -> None:
+    """Yield to the loop ``turns`` times."""
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+
+async def spinners(count: int) -> None:
+    """Run the tasks of the case ``yield``."""
+    await asyncio.gather(*(spin(count // TASKS) for _ in range(TASKS)))
+
+
+async def at_once() -> int:
+    """A coroutine that ends without suspending."""
+    return 1
+
+
+async def children(count: int) -> None:
+    """Wait for ``count`` children, one after another."""
+    for _ in range(count):
+        await at_once()
+
+
+async def link(below: int) -> int:
+    """One of a chain: waits for the next, or at the bottom for the loop."""
+    if below:
+        return await link(below - 1)
+    await asyncio.sleep(0)
+    return 1
+
+
+async def chains(count: int) -> None:
+    """Walk down and up ``count`` chains."""
+    for _ in range(count):
+        await link(DEPTH - 1)
+
+
+async def player(slots: list[asyncio.Future[None]], me: int, turns: int) -> None:
+    """Wait to be woken, then wake the other; ``turns`` times."""
+    loop = asyncio.get_running_loop()
+    for _ in range(turns):
+        await slots[me]
+        slots[me] = loop.create_future()
+        slots[1 - me].set_result(None)
+
+
+async def players(count: int) -> None:
+    """Run the two tasks of the case ``wake``; the first finds itself woken."""
+    loop = asyncio.get_running_loop()
+    slots = [loop.create_future(), loop.create_future()]
+    slots[0].set_result(None)
+    await asyncio.gather(*(player(slots, me, count // 2) for me in range(2)))
+
+
+def drive(work: Callable[[int], Awaitable[object]], trial: Trial, options: Namespace) -> None:
+    """Await each count's work on the loop that the options name."""
+
+    async def measure() -> None:
+        for count in trial:
+            await work(count)
+
+    with runner(options.loop) as host:
+        host.run(measure())
+
+
+if __name__ == "__main__":
+    main({"yield": spinners, "child": children, "chain": chains, "wake": players}, drive, HOSTS)

@@ -1,0 +1,97 @@
+"""coro: on its own epoll loop, or inside asyncio or uvloop, where the same functions run."""
+
+from argparse import Namespace
+from collections.abc import Callable, Generator
+from typing import Any
+
+from coro.future import Future
+from coro.gen import coroutine, run
+
+from ..hosts import HOSTS, runner
+from ..trial import Trial
+from .subject import DEPTH, TASKS, main
+
+Coroutine = Generator[Any, Any, Any]
+
+
+@coroutine
+def spin(turns: int) -> Coroutine:
+    """Yield to the loop ``turns`` times."""
+    for _ in range(turns):
+        yield
+
+
+@coroutine
+def spinners(count: int) -> Coroutine:
+    """Run the tasks of the case ``yield``."""
+    yield [spin(count // TASKS) for _ in range(TASKS)]
+
+
+@coroutine
+def at_once() -> Coroutine:
+    """A coroutine that ends without suspending."""
+    return 1
+    yield
+
+
+@coroutine
+def children(count: int) -> Coroutine:
+    """Wait for ``count`` children, one after another."""
+    for _ in range(count):
+        yield at_once()
+
+
+@coroutine
+def link(below: int) -> Coroutine:
+    """One of a chain: waits for the next, or at the bottom for the loop."""
+    if below:
+        return (yield link(below - 1))
+    yield
+    return 1
+
+
+@coroutine
+def chains(count: int) -> Coroutine:
+    """Walk down and up ``count`` chains."""
+    for _ in range(count):
+        yield link(DEPTH - 1)
+
+
+@coroutine
+def player(slots: list[Future[None]], me: int, turns: int) -> Coroutine:
+    """Wait to be woken, then wake the other; ``turns`` times."""
+    for _ in range(turns):
+        yield slots[me]
+        slots[me] = Future()
+        slots[1 - me].set_result(None)
+
+
+@coroutine
+def players(count: int) -> Coroutine:
+    """Run the two tasks of the case ``wake``; the first finds itself woken."""
+    slots: list[Future[None]] = [Future(), Future()]
+    slots[0].set_result(None)
+    yield [player(slots, me, count // 2) for me in range(2)]
+
+
+def drive(work: Callable[[int], Any], trial: Trial, options: Namespace) -> None:
+    """Yield each count's work on coro's loop, or await it on the host that the options name."""
+
+    @coroutine
+    def measure() -> Coroutine:
+        for count in trial:
+            yield work(count)
+
+    async def hosted() -> None:
+        await measure()
+
+    if options.loop == "own":
+        run(measure)
+    else:
+        with runner(options.loop) as host:
+            host.run(hosted())
+
+
+if __name__ == "__main__":
+    works = {"yield": spinners, "child": children, "chain": chains, "wake": players}
+    main(works, drive, ("own", *HOSTS))

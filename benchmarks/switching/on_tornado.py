@@ -1,0 +1,89 @@
+"""Tornado's ``gen``: the ``yield`` style that coro follows, on Tornado's (asyncio's) loop."""
+
+from argparse import Namespace
+from collections.abc import Callable, Generator
+from typing import Any
+
+from tornado import gen
+from tornado.concurrent import Future
+from tornado.ioloop import IOLoop
+
+from ..trial import Trial
+from .subject import DEPTH, TASKS, main
+
+Coroutine = Generator[Any, Any, Any]
+
+
+@gen.coroutine
+def spin(turns: int) -> Coroutine:
+    """Yield to the loop ``turns`` times."""
+    for _ in range(turns):
+        yield gen.moment
+
+
+@gen.coroutine
+def spinners(count: int) -> Coroutine:
+    """Run the tasks of the case ``yield``."""
+    yield [spin(count // TASKS) for _ in range(TASKS)]
+
+
+@gen.coroutine
+def at_once() -> Coroutine:
+    """A coroutine that ends without suspending."""
+    return 1
+    yield
+
+
+@gen.coroutine
+def children(count: int) -> Coroutine:
+    """Wait for ``count`` children, one after another."""
+    for _ in range(count):
+        yield at_once()
+
+
+@gen.coroutine
+def link(below: int) -> Coroutine:
+    """One of a chain: waits for the next, or at the bottom for the loop."""
+    if below:
+        return (yield link(below - 1))
+    yield gen.moment
+    return 1
+
+
+@gen.coroutine
+def chains(count: int) -> Coroutine:
+    """Walk down and up ``count`` chains."""
+    for _ in range(count):
+        yield link(DEPTH - 1)
+
+
+@gen.coroutine
+def player(slots: list[Future[None]], me: int, turns: int) -> Coroutine:
+    """Wait to be woken, then wake the other; ``turns`` times."""
+    for _ in range(turns):
+        yield slots[me]
+        slots[me] = Future()
+        slots[1 - me].set_result(None)
+
+
+@gen.coroutine
+def players(count: int) -> Coroutine:
+    """Run the two tasks of the case ``wake``; the first finds itself woken."""
+    slots: list[Future[None]] = [Future(), Future()]
+    slots[0].set_result(None)
+    yield [player(slots, me, count // 2) for me in range(2)]
+
+
+def drive(work: Callable[[int], Any], trial: Trial, options: Namespace) -> None:
+    """Yield each count's work on an IOLoop."""
+
+    @gen.coroutine
+    def measure() -> Coroutine:
+        for count in trial:
+            yield work(count)
+
+    IOLoop.current().run_sync(measure)
+
+
+if __name__ == "__main__":
+    main({"yield": spinners, "child": children, "chain": chains, "wake": players}, drive)
