@@ -53,6 +53,9 @@ CHUNK = 65536
 
 MAX_REDIRECTS = 10
 
+LONGEST_LIMIT = 365 * 86400
+"""Seconds; further ahead, no loop sets a timer."""
+
 PAINT_SECONDS = 0.1
 """Between two paintings of the progress bar."""
 
@@ -481,6 +484,7 @@ class Fetcher:
         self._display = BarDisplay(self.tally, source) if show_bar else Display()
         # Lines that go to the bar's terminal go there through the bar.
         self._lines_above_bar = show_bar and shares_terminal
+        self._looks_at_heads = show_bar or options.bodies_to_stdout or options.directory is not None
         self._client: AsyncHTTPClient
         self._main: Task[Any] | None = None
         self._abort: _Abort | None = None
@@ -589,10 +593,10 @@ class Fetcher:
         return HTTPRequest(
             target.url,
             options.method,
-            options.headers,
+            options.headers or None,
             options.body,
             streaming_callback=body.take,
-            header_callback=body.take_header,
+            header_callback=body.take_header if self._looks_at_heads else None,
         )
 
     @staticmethod
@@ -668,15 +672,25 @@ def _parse_headers(
     return headers
 
 
-def _parse_data(
-    _context: click.Context, _parameter: click.Parameter, data: str | None
-) -> bytes | None:
+def _read_data(data: str | None) -> bytes | None:
+    """Return what ``--data`` means."""
     if data is None or not data.startswith("@"):
         return None if data is None else os.fsencode(data)
     try:
         return sys.stdin.buffer.read() if data == "@-" else Path(data[1:]).read_bytes()
     except OSError as error:
-        raise click.BadParameter(f"cannot read {data[1:]}: {error.strerror}") from error
+        raise click.BadParameter(
+            f"cannot read {data[1:]}: {error.strerror}", param_hint="--data"
+        ) from error
+
+
+def _parse_seconds(
+    _context: click.Context, _parameter: click.Parameter, seconds: float
+) -> float | None:
+    """Return a limit; None for 0."""
+    if not 0 <= seconds <= LONGEST_LIMIT:  # NaN is not
+        raise click.BadParameter(f"{seconds:g} is not a number of seconds from 0 to a year")
+    return seconds or None
 
 
 def _parse_method(
@@ -699,9 +713,6 @@ def _parse_ca(_context: click.Context, _parameter: click.Parameter, file: str | 
             reason = error.strerror or error
             raise click.BadParameter(f"{file} is no file of certificates: {reason}") from error
     return file
-
-
-_SECONDS = click.FloatRange(min=0)
 
 
 @cli.command(epilog=_EPILOG, short_help="Fetch many URLs side by side.")
@@ -729,19 +740,21 @@ _SECONDS = click.FloatRange(min=0)
     help="Send this header field too. May be given several times.",
 )  # fmt: skip
 @click.option(
-    "--data", "-d", metavar="DATA", callback=_parse_data,
+    "--data", "-d", metavar="DATA",
     help="Send this as the request's body; '@FILE': what FILE contains, '@-': standard input.",
 )  # fmt: skip
 @click.option(
-    "--timeout", metavar="SECONDS", type=_SECONDS, default=0.0,
+    "--timeout", metavar="SECONDS", type=float, callback=_parse_seconds, default=0,
     help="Limit for a whole fetch.  [default: none]",
 )  # fmt: skip
 @click.option(
-    "--connect-timeout", metavar="SECONDS", type=_SECONDS, default=20.0, show_default=True,
+    "--connect-timeout", metavar="SECONDS", type=float, callback=_parse_seconds, default=20,
+    show_default=True,
     help="Limit for finding the host, connecting and the TLS handshake. 0: none.",
 )  # fmt: skip
 @click.option(
-    "--inactivity-timeout", metavar="SECONDS", type=_SECONDS, default=30.0, show_default=True,
+    "--inactivity-timeout", metavar="SECONDS", type=float, callback=_parse_seconds, default=30,
+    show_default=True,
     help="Limit for the time in which nothing comes, before the response or within it. 0: none.",
 )  # fmt: skip
 @click.option(
@@ -759,10 +772,10 @@ def fetch(
     concurrency: int,
     method: str | None,
     headers: HTTPHeaders,
-    data: bytes | None,
-    timeout: float,
-    connect_timeout: float,
-    inactivity_timeout: float,
+    data: str | None,
+    timeout: float | None,
+    connect_timeout: float | None,
+    inactivity_timeout: float | None,
     ca: str | None,
     insecure: bool,
 ) -> None:
@@ -780,6 +793,8 @@ def fetch(
     """
     if not urls and source is None:
         raise click.UsageError("Nothing to fetch: give URLs, or --input FILE.")
+    if source == "-" and data == "@-":
+        raise click.UsageError("--input and --data cannot both read standard input.")
     if source == "-" and sys.stdin is None:
         raise click.UsageError("Standard input is closed.")
     if sys.stdout is None:
@@ -788,14 +803,14 @@ def fetch(
     options = Options(
         method=method or ("GET" if data is None else "POST"),
         headers=headers,
-        body=data,
+        body=_read_data(data),
         concurrency=1 if output == "-" else concurrency,
         directory=_directory(output) if output not in (None, "-") else None,
         bodies_to_stdout=output == "-",
         defaults={
-            "request_timeout": timeout or None,
-            "connect_timeout": connect_timeout or None,
-            "inactivity_timeout": inactivity_timeout or None,
+            "request_timeout": timeout,
+            "connect_timeout": connect_timeout,
+            "inactivity_timeout": inactivity_timeout,
             "max_redirects": MAX_REDIRECTS,
             "allow_nonstandard_methods": True,
             "ca_certs": ca,
@@ -834,16 +849,14 @@ def _opened(source: str | None) -> Generator[int | None]:
     if source is None or source == "-":
         yield None if source is None else 0
         return
-    try:
-        fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise click.BadParameter(
-            f"cannot read {source}: {error.strerror}", param_hint="--input"
-        ) from error
-    try:
-        yield fd
-    finally:
-        os.close(fd)
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(open(source, "rb", buffering=0))
+        except OSError as error:
+            raise click.BadParameter(
+                f"cannot read {source}: {error.strerror}", param_hint="--input"
+            ) from error
+        yield file.fileno()
 
 
 def _allow_descriptors(concurrency: int) -> None:

@@ -1,7 +1,9 @@
 """Each example runs as a reader would run it: as a program of its own."""
 
 import http.client
+import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import RawServerFactory
-from tests.support.raw_server import read_request
+from tests.support.raw_server import answer, read_exactly, read_request
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 LIMIT = 30.0
@@ -23,13 +25,41 @@ def command(name: str, *arguments: str) -> list[str]:
     return [sys.executable, "-X", "dev", "-W", "error", str(EXAMPLES / name), *arguments]
 
 
-def run(name: str, *arguments: str) -> str:
+def run(name: str, *arguments: str, stdin: str = "") -> str:
     """Run an example to its end; return what it printed. Warnings are errors."""
     ran = subprocess.run(
-        command(name, *arguments), capture_output=True, text=True, check=False, timeout=LIMIT
+        command(name, *arguments),
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=LIMIT,
     )
     assert (ran.returncode, ran.stderr) == (0, ""), ran.stderr
     return ran.stdout
+
+
+@contextmanager
+def running(name: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Run an example beside the block; it is killed if the block leaves it running."""
+    with subprocess.Popen(
+        command(name, *arguments),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def refuses(port: int) -> bool:
+    """Whether nobody listens on a port any longer."""
+    with socket.socket() as sock:
+        sock.settimeout(LIMIT)
+        return sock.connect_ex(("127.0.0.1", port)) != 0
 
 
 class TestTinyCoro:
@@ -138,3 +168,116 @@ class TestDemoService:
     def test_it_ends_in_time_by_itself(self) -> None:
         with self.service("--lifetime", "0.1") as (process, _):
             assert process.wait(LIMIT) == 0
+
+
+class TestDemo:
+    def test_it_shows_everything_and_leaves_nothing(self) -> None:
+        printed = run("demo.py", "--pages", "150")
+        told = [
+            "151 pages from http://127.0.0.1:",
+            "151/151",
+            "requests/s",
+            "p50",
+            "p99",
+            "connections opened",
+            *("queue", "dns", "connect", "tls", "sent", "first_byte", "body", "total"),
+            "HTTPConnectError: HTTP 599: ",
+            "TimeoutError: HTTP 599: ",
+            "HTTPError: HTTP 404: Not Found",
+        ]
+        assert re.search(".*".join(map(re.escape, told)), printed, re.DOTALL), printed
+        port = re.search(r"from http://127.0.0.1:(\d+)", printed)
+        assert port is not None
+        assert refuses(int(port[1]))
+
+    def test_stations_are_drawn_one_after_the_other(self) -> None:
+        printed = run("demo.py", "--pages", "2")
+        lines = re.findall(r"^ *(?:dns|connect|sent|first_byte|body) .*?ms +([▏█]+)", printed, re.M)
+        assert len(lines) >= 6, printed
+        assert all(max(map(len, printed.splitlines()), default=0) < 130 for _ in lines)
+
+    def test_ctrl_c_leaves_nothing(self) -> None:
+        with running("demo.py", "--pages", "150") as process:
+            assert process.stdout is not None
+            port = None
+            while "Three failures" not in (line := process.stdout.readline()):
+                assert line, "it ended early"
+                if found := re.search(r"from http://127.0.0.1:(\d+)", line):
+                    port = int(found[1])
+            process.send_signal(signal.SIGINT)  # while it waits for the page that never comes
+            _, complaints = process.communicate(timeout=LIMIT)
+            assert (process.returncode, complaints) == (130, "")
+        assert port is not None
+        assert refuses(port)
+
+
+class TestFetchMany:
+    def test_arguments(self, raw_server: RawServerFactory) -> None:
+        server = raw_server(answer(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\npage"))
+        printed = run("fetch_many.py", server.url("/a"), "no URL", server.url("/b"))
+        assert re.search(rf"^{re.escape(server.url('/a'))}: 4 bytes in \d+ ms$", printed, re.M)
+        assert "not a URL: 'no URL'" in printed
+        assert re.search(r"^2 pages in [\d.]+ s$", printed, re.M)
+
+    def test_standard_input(self, raw_server: RawServerFactory, refused_port: int) -> None:
+        server = raw_server(answer(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"))
+        urls = [server.url(), f"http://127.0.0.1:{refused_port}/"]
+        printed = run("fetch_many.py", stdin="\n".join(urls))
+        assert f"{urls[0]}: HTTP 404: Not Found" in printed
+        assert re.search(rf"{urls[1]}: HTTP 599: .*Connection refused", printed)
+        assert "0 pages in" in printed
+
+
+class TestEchoServer:
+    @contextmanager
+    def server(self) -> Iterator[tuple[subprocess.Popen[str], int]]:
+        """Run the server; gives its process and port."""
+        with running("echo_server.py", "--port", "0") as process:
+            assert process.stdout is not None
+            port = re.fullmatch(r"listening on 127.0.0.1:(\d+)\n", process.stdout.readline())
+            assert port is not None
+            yield process, int(port[1])
+
+    def connect(self, port: int) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", port), timeout=LIMIT)
+
+    def test_it_sends_back_what_it_gets(self) -> None:
+        with self.server() as (_, port), self.connect(port) as one, self.connect(port) as two:
+            payload = os.urandom(100_000)
+            for sock in (one, two):
+                sock.sendall(payload)
+            for sock in (two, one):
+                assert read_exactly(sock, len(payload)) == payload
+            one.shutdown(socket.SHUT_WR)
+            assert one.recv(1) == b""
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_it_ends_in_order(self, number: signal.Signals) -> None:
+        with self.server() as (process, port), self.connect(port) as sock:
+            sock.sendall(b"hello")
+            assert read_exactly(sock, 5) == b"hello"
+            process.send_signal(number)
+            assert sock.recv(1) == b""
+            printed, complaints = process.communicate(timeout=LIMIT)
+            assert (process.returncode, complaints) == (0, "")
+            assert printed == f"{number.name}: closing 1 connections\n"
+        assert refuses(port)
+
+    def test_a_slow_peer_gets_what_it_sent(self) -> None:
+        with self.server() as (process, port), self.connect(port) as sock:
+            # Until no more is taken: the server waits for us, with a write under way.
+            sock.settimeout(0.2)
+            sent = 0
+            with pytest.raises(TimeoutError):
+                while True:
+                    sent += sock.send(bytes(65536))
+            sock.settimeout(LIMIT)
+            process.send_signal(signal.SIGTERM)
+            assert process.stdout is not None
+            assert "closing 1" in process.stdout.readline()
+            received = 0
+            while piece := sock.recv(1 << 20):
+                received += len(piece)
+            _, complaints = process.communicate(timeout=LIMIT)
+            assert (process.returncode, complaints) == (0, "")
+            assert received > 65536

@@ -454,6 +454,7 @@ class _Fetch:
                 f"a client of {client.io_loop!r} was used on {IOLoop.current()!r}: make one there"
             )
         self._limit_to_connect()
+        client._pool.make_room()
         options = self.options
         progress = self.progress
         context = tls_context(options) if target.scheme == "https" else None

@@ -206,7 +206,9 @@ def connection_key(target: Target, options: Mapping[str, Any]) -> Hashable:
 
 def _identity(option: Any) -> Hashable:
     """A value itself if it can be compared by value, else the object (which is then kept alive)."""
-    return tuple(sorted(option.items())) if isinstance(option, dict) else option
+    if isinstance(option, Mapping):
+        return frozenset((name, _identity(value)) for name, value in option.items())
+    return tuple(option) if isinstance(option, list) else option
 
 
 def tls_context(options: Mapping[str, Any]) -> ssl.SSLContext:

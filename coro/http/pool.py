@@ -20,6 +20,9 @@ from coro.timers import Timer
 
 __all__ = ["ConnectionPool"]
 
+# A crawler of many hosts must not run out of descriptors, of which 1024 are usual.
+MAX_IDLE = 100
+
 
 class ConnectionPool:
     """The idle connections and the request slots of one client.
@@ -28,12 +31,20 @@ class ConnectionPool:
         loop: the client's loop.
         max_active: how many requests may be under way at once.
         idle_seconds: how long a connection may stay unused before it is closed.
+        max_idle: how many connections may stay unused beside a new one.
     """
 
-    def __init__(self, loop: Any, max_active: int, idle_seconds: float = 60.0) -> None:
+    def __init__(
+        self,
+        loop: Any,
+        max_active: int,
+        idle_seconds: float = 60.0,
+        max_idle: int = MAX_IDLE,
+    ) -> None:
         self._loop = loop
         self.max_active = max_active
         self.idle_seconds = idle_seconds
+        self.max_idle = max(max_idle, max_active)
         # Invariant: slots that were given out and not given back; at most max_active.
         self.active = 0
         # Requests that wait for a slot, in order. While there are any, no slot is free.
@@ -123,6 +134,13 @@ class ConnectionPool:
         self._idle.setdefault(connection.key, []).append(connection)
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(self.idle_seconds, self._sweep)
+
+    def make_room(self) -> None:
+        """Close what was idle for longest if there is no room for a connection to be opened."""
+        if self.idle >= self.max_idle:
+            oldest = min((each[0] for each in self._idle.values()), key=lambda c: c.idle_since)
+            self.forget(oldest)
+            oldest.close()
 
     def forget(self, connection: HTTPConnection) -> None:
         """Take out a connection that its peer has closed."""

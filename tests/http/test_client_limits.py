@@ -1,19 +1,15 @@
-"""Limits of time and of size, and the queue of requests that wait for a slot."""
+"""Limits of time, and the queue of requests that wait for a slot."""
 
 from __future__ import annotations
 
 import functools
-import gzip
-import zlib
 from collections.abc import Generator
 from typing import Any
 
 import pytest
 
 from coro.errors import (
-    BodyTooLargeError,
     ConnectTimeoutError,
-    HTTPProtocolError,
     HTTPResolveError,
     QueueTimeoutError,
     ReadTimeoutError,
@@ -421,129 +417,4 @@ def test_those_that_timed_out_take_no_turn(loop: IOLoop, serve: Any) -> None:
     got, seconds = elapsed(loop, begin)
     assert [each.code for each in got] == [200, 599, 599, 599, 200, 599, 599, 200]
     assert seconds == pytest.approx(30)
-    client.close()
-
-
-# --- size ----------------------------------------------------------------------------------
-
-LIMIT = 1000
-FRAMED = {
-    "length": response,
-    "chunks": lambda body: chunked(body[:300], body[300:]),
-    "close": lambda body: b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + body,
-    "gzip": lambda body: response(gzip.compress(body), "Content-Encoding: gzip"),
-    "deflate": lambda body: response(zlib.compress(body), "Content-Encoding: deflate"),
-    "gzip in chunks": lambda body: chunked(gzip.compress(body), fields=("Content-Encoding: gzip",)),
-}
-
-
-@pytest.mark.parametrize("framing", FRAMED)
-@pytest.mark.parametrize("stream", [False, True])
-def test_the_size_of_a_body(loop: IOLoop, serve: Any, framing: str, stream: bool) -> None:
-    """Measured after decompression; on both sides of the limit."""
-
-    def script(peer: Any) -> Any:
-        request = yield from peer.request()
-        size = int(request.split()[1][1:])
-        yield peer.send(FRAMED[framing](bytes(size)))
-        if framing != "close":
-            yield from peer.silence()
-
-    server = serve(script)
-    client = make(loop, max_body_size=LIMIT)
-    pieces: list[bytes] = []
-    options = {"streaming_callback": pieces.append} if stream else {}
-    got = loop.run_sync(lambda: client.fetch(server.url(f"/{LIMIT}"), **options))
-    assert (b"".join(pieces) if stream else got.body) == bytes(LIMIT)
-    client.close()
-    client = make(loop, max_body_size=LIMIT)
-    pieces.clear()
-    with pytest.raises(BodyTooLargeError, match=f"larger than {LIMIT} bytes") as info:
-        loop.run_sync(lambda: client.fetch(server.url(f"/{LIMIT + 1}"), **options))
-    error = info.value
-    assert (error.code, error.phase, error.attempts) == (599, "body", 1)
-    assert error.bytes_sent > 16
-    assert len(b"".join(pieces)) <= LIMIT
-    assert client.statistics() == {**IDLE, "opened": 1}
-    client.close()
-
-
-@pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_an_announced_size_is_refused_at_once(loop: IOLoop, serve: Any, method: str) -> None:
-    def script(peer: Any) -> Any:
-        yield from peer.request()
-        yield peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
-        yield from peer.silence()
-
-    server = serve(script)
-    client = make(loop, max_body_size=LIMIT)
-    got, seconds = elapsed(
-        loop, lambda: client.fetch(server.url(), method=method, raise_error=False)
-    )
-    assert seconds < 1
-    if method == "HEAD":
-        assert got.code == 200
-    else:
-        assert type(got.error) is BodyTooLargeError
-        assert "1000000000" in str(got.error)
-    client.close()
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_bomb(loop: IOLoop, answering: Any, stream: bool) -> None:
-    """A hundred kilobytes that would become a hundred megabytes: it is measured as it unfolds, piece by piece."""
-    zeros = zlib.compressobj(wbits=31)
-    million = bytes(1_000_000)
-    bomb = b"".join(zeros.compress(million) for _ in range(100)) + zeros.flush()
-    assert len(bomb) < 110_000
-    server = answering(response(bomb, "Content-Encoding: gzip"))
-    client = make(loop, max_body_size=2_000_000)
-    pieces: list[int] = []
-    options = {"streaming_callback": lambda piece: pieces.append(len(piece))} if stream else {}
-    with pytest.raises(BodyTooLargeError):
-        loop.run_sync(lambda: client.fetch(server.url(), **options))
-    if stream:
-        assert max(pieces) <= 65536
-        assert sum(pieces) <= 2_000_000
-    client.close()
-
-
-def test_streams_have_no_limit_of_size_by_default(loop: IOLoop, answering: Any) -> None:
-    server = answering(response(bytes(5000)))
-    client = make(loop, max_buffer_size=LIMIT)
-    taken: list[bytes] = []
-    loop.run_sync(lambda: client.fetch(server.url(), streaming_callback=taken.append))
-    assert len(b"".join(taken)) == 5000
-    with pytest.raises(BodyTooLargeError):
-        loop.run_sync(lambda: client.fetch(server.url()))
-    client.close()
-
-
-def test_the_size_of_a_head(loop: IOLoop, answering: Any) -> None:
-    def head(size: int) -> bytes:
-        frame = response(b"", "X: ")
-        return response(b"", f"X: {'x' * (size - len(frame))}")
-
-    assert len(head(LIMIT)) == LIMIT
-    fits = answering(head(LIMIT))
-    exceeds = answering(head(LIMIT + 1))
-    client = make(loop, max_header_size=LIMIT)
-    assert loop.run_sync(lambda: client.fetch(fits.url())).code == 200
-    with pytest.raises(HTTPProtocolError, match=f"the limit is {LIMIT} bytes"):
-        loop.run_sync(lambda: client.fetch(exceeds.url()))
-    client.close()
-
-
-def test_a_head_without_end(loop: IOLoop, serve: Any) -> None:
-    def script(peer: Any) -> Any:
-        yield from peer.request()
-        yield peer.send(b"HTTP/1.1 200 OK\r\n")
-        while True:
-            yield peer.send(b"X-Again: " + b"x" * 91 + b"\r\n")
-            yield None
-
-    server = serve(script)
-    client = make(loop)
-    with pytest.raises(HTTPProtocolError, match="the limit is"):
-        loop.run_sync(lambda: client.fetch(server.url(), request_timeout=None))
     client.close()

@@ -286,7 +286,7 @@ def test_basic_credentials_and_redirects(loop: IOLoop, answering: Any, given: st
     server = answering(redirect("/same"), redirect(other.url()), response())
     client = AsyncHTTPClient(force_instance=True, defaults=auth if given == "defaults" else None)
     url = server.url().replace("//", "//user:secret@") if given == "url" else server.url()
-    options = auth if given == "options" else {}
+    options: dict[str, Any] = auth if given == "options" else {}
     loop.run_sync(functools.partial(client.fetch, url, **options))
     for request in server.requests:
         assert fields_of(request)["Authorization"] == expected

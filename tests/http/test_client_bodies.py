@@ -1,0 +1,201 @@
+"""Bodies of responses: compressed ones, and those taken piece by piece."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from typing import Any
+
+import pytest
+
+from coro.errors import (
+    HTTPClosedError,
+    HTTPProtocolError,
+    StreamClosedError,
+)
+from coro.gen import coroutine, sleep
+from coro.http import AsyncHTTPClient
+from coro.loop import IOLoop
+from tests.http.serving import chunked, fields_of, response
+
+# --- compressed bodies ---------------------------------------------------------------------
+
+TEXT = b"Generators all the way down. " * 500
+RAW_DEFLATE = zlib.compressobj(wbits=-15)
+CODED = {
+    "gzip": gzip.compress(TEXT),
+    "x-gzip": gzip.compress(TEXT),
+    "GZip": gzip.compress(TEXT[:99]) + gzip.compress(TEXT[99:]),
+    "deflate": zlib.compress(TEXT),
+    "Deflate": RAW_DEFLATE.compress(TEXT) + RAW_DEFLATE.flush(),
+}
+
+
+@pytest.mark.parametrize("coding", CODED)
+@pytest.mark.parametrize("framing", ["length", "chunks"])
+def test_compressed_bodies(fetch: Any, answering: Any, coding: str, framing: str) -> None:
+    data = CODED[coding]
+    field = f"Content-Encoding: {coding}"
+    if framing == "length":
+        server = answering(response(data, field))
+    else:
+        pieces = [data[at : at + 50] for at in range(0, len(data), 50)]
+        server = answering(chunked(*pieces, fields=(field,)))
+    for _ in range(2):
+        got = fetch(server.url())
+        assert got.body == TEXT
+        assert "Content-Encoding" not in got.headers
+        assert got.headers["X-Consumed-Content-Encoding"] == coding
+    assert server.connections == 1
+
+
+def test_compression_that_is_not_asked_for(fetch: Any, answering: Any) -> None:
+    server = answering(response(CODED["gzip"], "Content-Encoding: gzip"))
+    got = fetch(server.url(), decompress_response=False)
+    assert got.body == CODED["gzip"]
+    assert got.headers["Content-Encoding"] == "gzip"
+    assert "X-Consumed-Content-Encoding" not in got.headers
+    assert "Accept-Encoding" not in fields_of(server.requests[0])
+
+
+@pytest.mark.parametrize("coding", ["br", "identity", "gzip, gzip"])
+def test_codings_that_are_left_alone(fetch: Any, answering: Any, coding: str) -> None:
+    server = answering(response(b"\x1f\x8bwhatever", f"Content-Encoding: {coding}"))
+    got = fetch(server.url())
+    assert got.body == b"\x1f\x8bwhatever"
+    assert got.headers["Content-Encoding"] == coding
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_an_empty_compressed_body(fetch: Any, answering: Any, method: str) -> None:
+    server = answering(response(b"", "Content-Encoding: gzip"))
+    assert fetch(server.url(), method=method).body == b""
+    assert fetch(server.url(), method=method).body == b""
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize("data", [CODED["gzip"][:-1], CODED["gzip"][:20], b"not gzip", b"\x1f"])
+@pytest.mark.parametrize("stream", [True, False])
+def test_damaged_compression(
+    fetch: Any, answering: Any, client: AsyncHTTPClient, data: bytes, stream: bool
+) -> None:
+    server = answering(response(data, "Content-Encoding: gzip"))
+    options = {"streaming_callback": lambda piece: None} if stream else {}
+    with pytest.raises(HTTPProtocolError, match="gzip") as info:
+        fetch(server.url(), **options)
+    assert info.value.code == 599
+    assert client.statistics() == {"active": 0, "waiting": 0, "idle": 0, "opened": 1}
+
+
+# --- streaming -----------------------------------------------------------------------------
+
+
+def test_streaming(fetch: Any, answering: Any) -> None:
+    data = bytes(range(256)) * 4000
+    server = answering(
+        response(data),
+        chunked(data[:1000], data[1000:]),
+        response(gzip.compress(data), "Content-Encoding: gzip"),
+        response(b""),
+    )
+    for expected in (data, data, data, b""):
+        pieces: list[bytes] = []
+        got = fetch(server.url(), streaming_callback=pieces.append)
+        assert b"".join(pieces) == expected
+        assert all(pieces)
+        assert got.body == b""
+        assert got.code == 200
+    assert server.connections == 1
+
+
+def test_a_slow_taker_holds_the_sender_back(loop: IOLoop, fetch: Any, serve: Any) -> None:
+    """While the taker is busy nothing further is received: the sender cannot get rid of it all."""
+    total = 16_000_000
+    sent = 0
+
+    def script(peer: Any) -> Any:
+        nonlocal sent
+        yield from peer.request()
+        yield peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % total)
+        while sent < total:
+            yield peer.send(bytes(100_000))
+            sent += 100_000
+
+    server = serve(script)
+    taken = 0
+    busy = False
+    ahead = []
+
+    @coroutine
+    def take(piece: bytes) -> Any:
+        nonlocal taken, busy
+        assert not busy, "one piece at a time"
+        taken += len(piece)
+        if taken < 1_000_000:
+            busy = True
+            yield sleep(0.5)
+            ahead.append(sent - taken)
+            busy = False
+
+    fetch(server.url(), streaming_callback=take, request_timeout=None)
+    assert taken == total
+    assert len(ahead) > 3
+    # What system buffers hold, and one chunk.
+    assert max(ahead) < total - 2_000_000
+
+
+def test_a_taker_that_fails(
+    fetch: Any, answering: Any, client: AsyncHTTPClient, serve: Any
+) -> None:
+    server = answering(response(bytes(1000)))
+
+    def fail(piece: bytes) -> None:
+        raise LookupError("taker")
+
+    @coroutine
+    def fail_later(piece: bytes) -> Any:
+        yield sleep(1)
+        raise LookupError("taker")
+
+    for taker in (fail, fail_later):
+        with pytest.raises(LookupError, match="taker"):
+            fetch(server.url(), streaming_callback=taker)
+    assert client.statistics() == {"active": 0, "waiting": 0, "idle": 0, "opened": 2}
+
+
+@pytest.mark.parametrize("error", [StreamClosedError(), HTTPClosedError("another fetch's")])
+def test_a_taker_whose_own_connection_broke(fetch: Any, answering: Any, error: Exception) -> None:
+    """A gateway whose client has left: the server that is fetched from is not to blame."""
+    server = answering(response(b"first"), response(b"second"))
+    fetch(server.url())
+
+    def fail(piece: bytes) -> None:
+        raise error
+
+    with pytest.raises(type(error)) as info:
+        fetch(server.url(), streaming_callback=fail)
+    assert info.value is error
+    assert len(server.requests) == 2
+
+
+def test_header_lines(fetch: Any, answering: Any) -> None:
+    head = (
+        b"HTTP/1.1 200 Fine\r\nX-A: 1\r\nX-B:  two \r\nX-Odd: a\x85b\xa0c\xe9\r\n"
+        b"Content-Length: 2\r\n\r\n"
+    )
+    server = answering(b"HTTP/1.1 100 Continue\r\n\r\n" + head + b"hi")
+    lines: list[str] = []
+    events: list[str] = []
+
+    def on_line(line: str) -> None:
+        lines.append(line)
+        events.append("line")
+
+    fetch(
+        server.url(),
+        header_callback=on_line,
+        streaming_callback=lambda piece: events.append("piece"),
+    )
+    assert "".join(lines).encode("latin-1") == head
+    assert lines == [f"{line}\r\n" for line in head.decode("latin-1").split("\r\n")[:-1]]
+    assert events == ["line"] * 6 + ["piece"]
