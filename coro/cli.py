@@ -59,7 +59,6 @@ LONGEST_LIMIT = 365 * 86400
 PAINT_SECONDS = 0.1
 """Between two paintings of the progress bar."""
 
-_STATUS_INTERRUPTED = 128 + signal.SIGINT
 _STATUS_PIPE_CLOSED = 128 + signal.SIGPIPE
 
 
@@ -303,7 +302,7 @@ class BarDisplay(Display):
         self._started = 0.0
         self._console = Console(stderr=True)
         self._bar = Progress(
-            BarColumn(),
+            BarColumn(complete_style="cyan", finished_style="green", pulse_style="cyan"),
             TextColumn("{task.description}"),
             TimeElapsedColumn(),
             console=self._console,
@@ -338,18 +337,19 @@ class BarDisplay(Display):
         tally, total = self._tally, self._source.total
         elapsed = IOLoop.current().time() - self._started
         rate = tally.size / elapsed if elapsed > 0 else 0.0
+        by_bytes = total == 1 and not tally.done and bool(tally.expected)
         parts = [
             f"{tally.done}/{'?' if total is None else total}",
             f"{tally.failed} failed" if tally.failed else "",
             self._decimal(tally.size),
+            f"of {self._decimal(tally.expected or 0)}" if by_bytes else "",
             f"{self._decimal(int(rate))}/s",
         ]
-        by_bytes = total == 1 and not tally.done and bool(tally.expected)
         self._bar.update(
             self._task,
             completed=tally.size if by_bytes else tally.done,
             total=tally.expected if by_bytes else total,
-            description="  ".join(filter(None, parts)),
+            description=" ".join(filter(None, parts)),
             refresh=True,
         )
 
@@ -820,10 +820,7 @@ def fetch(
     if insecure:
         Display().tell("coro: warning: --insecure: anybody may pose as the server")
     with _opened(source) as fd:
-        try:
-            status = coro.run(functools.partial(_run, urls, fd, options))
-        except KeyboardInterrupt:
-            status = _STATUS_INTERRUPTED
+        status = coro.run(functools.partial(_run, urls, fd, options))
     sys.exit(status)
 
 

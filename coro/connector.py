@@ -78,7 +78,7 @@ class _Race:
         self._on_resolved = on_resolved
         self._attempt_delay = attempt_delay
         self._lookups = dict(lookups)
-        self._lookup_errors: list[Exception] = []
+        self._lookup_errors: list[BaseException] = []
         # Addresses that were not tried yet, by family; the families in order of their answers.
         self._untried: dict[int, deque[Address]] = {}
         self._seen: set[Address] = set()
@@ -140,11 +140,12 @@ class _Race:
             if not lookup.done():
                 continue
             del self._lookups[family]
-            try:
-                addresses = lookup.result()
-            except Exception as error:
+            # Asked and not raised: a traceback through this frame would lead back to the future.
+            error = lookup.exception()
+            if error is not None:
                 self._lookup_errors.append(error)
                 continue
+            addresses = lookup.result()
             first = not self._untried and not self._attempts and not self._running
             for address in addresses:
                 if address not in self._seen:
@@ -182,18 +183,18 @@ class _Race:
         now = self._loop.time()
         for attempt in [attempt for attempt in self._running if attempt.done()]:
             address, started = self._running.pop(attempt)
-            try:
-                stream = attempt.result()
-            except Exception as error:
+            error = attempt.exception()
+            if error is not None:
                 reason = error.real_error if isinstance(error, StreamClosedError) else error
                 self._attempts.append(Attempt(address[1], reason or error, now - started))
                 self._next_start = now
                 continue
+            stream = attempt.result()
             self._attempts.append(Attempt(address[1], None, now - started))
             return stream
         return None
 
-    def _failure(self) -> Exception:
+    def _failure(self) -> BaseException:
         """Say why nothing connected."""
         if self._attempts:
             tried = ", ".join(map(str, self._attempts))

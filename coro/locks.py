@@ -1,128 +1,195 @@
 """Locks for coroutines: ``Lock``, ``Semaphore``, ``BoundedSemaphore``, ``Event``, ``Condition``.
 
-Waiters stand in line in order of arrival. What a waiter is given is his from the very call of
-``release`` or ``notify``, although his coroutine runs only in a later turn; nobody who comes
-between can take it. If that coroutine is cancelled before it runs, it never learns of the gift,
-and the gift goes back (``Waiter._unclaimed``).
+Waiters stand in a line in order of arrival (``Line``). What a waiter is given is his from the very
+call of ``release`` or ``notify``, although his coroutine runs only in a later turn; nobody who
+comes between can take it.
+
+If that coroutine is cancelled before it runs, it never learns of the gift, and the gift goes back:
+the engine tells the future (``_unclaimed``), and the future its giver (``_take_back``). The future
+is then cancelled in hindsight, so that nobody finds in it what another has by now. Where several
+wait for one future, only the last of them to be cancelled gives the gift back.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, TypeAlias
+from threading import get_ident
+from types import TracebackType
+from typing import Any, Protocol, TypeAlias
 
 from coro.errors import TimeoutError
-from coro.future import PENDING, Future, slot
+from coro.future import CANCELLED, DONE, PENDING, Future, slot
 from coro.timers import Timer
 
-__all__ = ["BoundedSemaphore", "Condition", "Event", "Line", "Lock", "Semaphore", "Waiter"]
+__all__ = [
+    "BoundedSemaphore",
+    "Condition",
+    "Event",
+    "Gift",
+    "Line",
+    "Lock",
+    "Semaphore",
+    "Waiter",
+    "done",
+]
 
 Deadline: TypeAlias = float | timedelta | None
 
 
+class Giver(Protocol):
+    """Who wants back what could not be delivered."""
+
+    def _take_back(self, gift: Any) -> None: ...
+
+
+class Gift(Future[Any]):
+    """A future that has its result from the start, in place of a wait that was not necessary."""
+
+    __slots__ = ("_giver",)
+
+    def __init__(self, gift: Any, giver: Giver | None) -> None:
+        # ``Future.__init__`` spelt out: a call less in each operation.
+        self._loop = None
+        self._state = DONE
+        self._value = gift
+        self._waiter = None
+        self._callbacks = None
+        self._asyncio_future_blocking = False
+        self._giver = giver
+
+    def _unclaimed(self) -> None:
+        giver = self._giver
+        if giver is not None:
+            self._giver = None
+            gift, self._value = self._value, None
+            self._state = CANCELLED
+            giver._take_back(gift)
+
+
+def done() -> Gift:
+    """A future that is done and gave nothing."""
+    return Gift(None, None)
+
+
+class Line(dict[int, "Waiter"]):
+    """Waiters by number, first come, first served.
+
+    Whoever gives up is deleted and leaves a gap, wherever he stands; ``take`` passes over each gap
+    once, so that every operation is O(1) in the long run. Nothing of who left is kept.
+    """
+
+    __slots__ = ("_first", "last")
+
+    def __init__(self) -> None:
+        # No waiter has a number below ``_first`` or above ``last``.
+        self._first = 1
+        self.last = 0
+
+    def take(self) -> Waiter:
+        """Take out the first waiter, who must then be served; somebody must be in the line."""
+        number = self._first
+        while number not in self:
+            number += 1
+        self._first = number
+        waiter = self[number]
+        loop = waiter._loop
+        if loop is not None and loop._thread is not None and loop._thread != get_ident():
+            waiter._refuse_thread()
+        del self[number]
+        return waiter
+
+
 class Waiter(Future[Any]):
-    """The future of somebody in a line. He leaves it when he is cancelled or his time is over."""
+    """The future of somebody in a line, which he leaves when he is cancelled or his time is over.
 
-    __slots__ = ("_line", "_timer", "item")
+    Arguments:
+        line: where he stands until he is served.
+        giver: who takes his gift back if it cannot be delivered.
+        deadline: in terms of ``loop.time()``, or from now.
+    """
 
-    def __init__(self, line: Line, deadline: Deadline = None, item: Any = None) -> None:
-        super().__init__(loop=slot.running or slot.loop())
+    __slots__ = ("_claims", "_giver", "_line", "_number", "_timer")
+
+    def __init__(self, line: Line, giver: Giver | None, deadline: Deadline) -> None:
+        # ``Future.__init__`` spelt out: a call less in each operation.
+        self._loop = slot.running or slot.current
+        self._state = PENDING
+        self._value = None
+        self._waiter = None
+        self._callbacks = None
+        self._asyncio_future_blocking = False
+        # How many wait for what he is given and have not turned out to be cancelled.
+        self._claims = 1
+        self._giver = giver
         self._line = line
-        # What he brings along: the item for which a full queue has no room yet.
-        self.item = item
         self._timer: Timer | None = None
         if deadline is not None:
-            self._timer = self._loop.add_timeout(deadline, self._expire)
+            self._timer = self._require_loop().add_timeout(deadline, self._expire)
+        self._number = line.last = line.last + 1
+        line[self._number] = self
 
-    def _expire(self) -> None:
-        self._timer = None
-        if self._state == PENDING:
-            self._line.remove(self)
-            self._line.on_timeout(self)
-
-    def serve(self, result: Any) -> None:
-        """Give him what he waits for; he stands in no line any more."""
-        self._stop_timer()
-        self.set_result(result)
-
-    def _stop_timer(self) -> None:
+    def serve(self, gift: Any) -> None:
+        """Give him what he waited for; he has been taken out of the line."""
         if self._timer is not None:
-            self._loop.remove_timeout(self._timer)
-            self._timer = None
+            self._stop_timer()
+        self._settle(gift)
 
     def cancel(self, msg: Any = None) -> bool:
         """Leave the line."""
-        if self._state != PENDING:
+        if not super().cancel(msg):
             return False
-        self._stop_timer()
-        self._line.remove(self)
-        return super().cancel(msg)
+        self._leave()
+        return True
+
+    def _expire(self) -> None:
+        if self._state == PENDING:
+            self._leave()
+            self._time_out()
+
+    def _time_out(self) -> None:
+        self.set_exception(TimeoutError("Timeout"))
+
+    def _leave(self) -> None:
+        del self._line[self._number]
+        if self._timer is not None:
+            self._stop_timer()
+
+    def _stop_timer(self) -> None:
+        self._loop.remove_timeout(self._timer)
+        self._timer = None
+
+    def _wake(self) -> None:
+        self._claims = (self._waiter is not None) + len(self._callbacks or ())
+        super()._wake()
 
     def _unclaimed(self) -> None:
-        self._line.on_unclaimed(self)
+        self._claims -= 1
+        giver = self._giver
+        if self._claims <= 0 and giver is not None:
+            self._giver = None
+            gift, self._value = self._value, None
+            self._state = CANCELLED
+            giver._take_back(gift)
 
 
-def _raise_timeout(waiter: Waiter) -> None:
-    waiter.set_exception(TimeoutError("Timeout"))
+class _Notified(Waiter):
+    """Who waits for a condition learns by the result that his time was over."""
 
+    __slots__ = ()
 
-def _nothing(_waiter: Waiter) -> None:
-    """What was given is of no use to others."""
-
-
-class Line:
-    """Waiters, first come, first served; to leave is O(1) wherever one stands.
-
-    Arguments:
-        on_timeout: called with a waiter whose time is over, out of the line already.
-        on_unclaimed: called with one who was served, and cancelled before he could know.
-    """
-
-    __slots__ = ("_waiters", "on_timeout", "on_unclaimed")
-
-    def __init__(
-        self,
-        on_timeout: Callable[[Waiter], Any] = _raise_timeout,
-        on_unclaimed: Callable[[Waiter], Any] = _nothing,
-    ) -> None:
-        self._waiters: OrderedDict[Waiter, None] = OrderedDict()
-        self.on_timeout = on_timeout
-        self.on_unclaimed = on_unclaimed
-
-    def __len__(self) -> int:
-        return len(self._waiters)
-
-    def join(self, deadline: Deadline = None, item: Any = None) -> Waiter:
-        """Stand in line until served, or until a deadline (loop's time, or from now)."""
-        waiter = Waiter(self, deadline, item)
-        self._waiters[waiter] = None
-        return waiter
-
-    def pass_through(self, result: Any) -> Waiter:
-        """Be served at once."""
-        waiter = Waiter(self)
-        waiter.set_result(result)
-        return waiter
-
-    def remove(self, waiter: Waiter) -> None:
-        """Let a waiter leave."""
-        self._waiters.pop(waiter, None)
-
-    def pop(self) -> Waiter:
-        """Take the first waiter out of the line, to be served."""
-        return self._waiters.popitem(last=False)[0]
+    def _time_out(self) -> None:
+        self._giver = None
+        self.set_result(False)
 
 
 class Condition:
     """Coroutines wait until they are notified. It needs no lock: turns do not overlap."""
 
     def __init__(self) -> None:
-        self._line = Line(on_timeout=_time_out_with_false, on_unclaimed=self._pass_on)
+        self._waiters = Line()
 
     def __repr__(self) -> str:
-        waiting = f" waiters[{len(self._line)}]" if len(self._line) else ""
+        waiting = f" waiters[{len(self._waiters)}]" if self._waiters else ""
         return f"<{type(self).__name__}{waiting}>"
 
     def wait(self, timeout: Deadline = None) -> Future[bool]:
@@ -131,24 +198,25 @@ class Condition:
         Arguments:
             timeout: a deadline in terms of ``loop.time()``, or a ``timedelta`` from now.
         """
-        return self._line.join(timeout)
+        return _Notified(self._waiters, self, timeout)
 
     def notify(self, n: int = 1) -> None:
         """Wake the first ``n`` waiters."""
-        for _ in range(min(n, len(self._line))):
-            self._line.pop().serve(True)
+        waiters = self._waiters
+        for _ in range(min(n, len(waiters))):
+            waiters.take().serve(True)
 
     def notify_all(self) -> None:
         """Wake all waiters."""
-        self.notify(len(self._line))
+        waiters = self._waiters
+        while waiters:
+            waiter = waiters.take()
+            # Nobody was passed over for his sake.
+            waiter._giver = None
+            waiter.serve(True)
 
-    def _pass_on(self, waiter: Waiter) -> None:
-        if waiter.result():
-            self.notify()
-
-
-def _time_out_with_false(waiter: Waiter) -> None:
-    waiter.set_result(False)
+    def _take_back(self, _gift: object) -> None:
+        self.notify()
 
 
 class Event:
@@ -156,7 +224,7 @@ class Event:
 
     def __init__(self) -> None:
         self._value = False
-        self._line = Line()
+        self._waiters = Line()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {'set' if self._value else 'clear'}>"
@@ -168,8 +236,9 @@ class Event:
     def set(self) -> None:
         """Set it: all waiters go on, and later ones do not wait."""
         self._value = True
-        while len(self._line):
-            self._line.pop().serve(None)
+        waiters = self._waiters
+        while waiters:
+            waiters.take().serve(None)
 
     def clear(self) -> None:
         """Clear it: from now on ``wait`` waits."""
@@ -183,25 +252,95 @@ class Event:
         Raises:
             TimeoutError: (in the future) the time was over before.
         """
-        return self._line.pass_through(None) if self._value else self._line.join(timeout)
+        return done() if self._value else Waiter(self._waiters, None, timeout)
 
 
 class _Permit:
     """What ``acquire`` gives: a ``with`` block that releases at its end."""
 
-    __slots__ = ("_semaphore",)
+    __slots__ = ("_giver",)
 
-    def __init__(self, semaphore: Semaphore) -> None:
-        self._semaphore = semaphore
+    def __init__(self, giver: _Permits) -> None:
+        self._giver = giver
 
     def __enter__(self) -> None:
         """The permit is held already."""
 
-    def __exit__(self, *_error: object) -> None:
-        self._semaphore.release()
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._giver.release()
 
 
-class Semaphore:
+class _Permits:
+    """What a lock and a semaphore have in common: a number of permits, and a line for them."""
+
+    def __init__(self, value: int) -> None:
+        # Invariant: while anybody stands in line, no permit is free.
+        self._value = value
+        self._waiters = Line()
+
+    def __repr__(self) -> str:
+        waiting = f",waiters:{len(self._waiters)}" if self._waiters else ""
+        return f"<{type(self).__name__} [{self._state()}{waiting}]>"
+
+    def _state(self) -> str:
+        return "unlocked" if self._value else "locked"
+
+    def acquire(self, timeout: Deadline = None) -> Future[_Permit]:
+        """Wait for a permit: ``with (yield x.acquire()): ...``.
+
+        Arguments:
+            timeout: a deadline in terms of ``loop.time()``, or a ``timedelta`` from now.
+        Raises:
+            TimeoutError: (in the future) the time was over before.
+        """
+        if self._value == 0:
+            return Waiter(self._waiters, self, timeout)
+        self._value -= 1
+        return Gift(_Permit(self), self)
+
+    def release(self) -> None:
+        """Give a permit back: to the first in line, if there is one."""
+        if self._waiters:
+            self._waiters.take().serve(_Permit(self))
+        else:
+            self._value += 1
+
+    def _take_back(self, _permit: _Permit) -> None:
+        self.release()
+
+    def __enter__(self) -> None:
+        name = type(self).__name__.lower()
+        raise RuntimeError(
+            f"use 'with (yield {name}.acquire()):' or 'async with {name}:'; "
+            f"'with {name}:' alone cannot wait"
+        )
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Never reached."""
+
+    async def __aenter__(self) -> None:
+        await self.acquire()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
+class Semaphore(_Permits):
     """At most ``value`` coroutines at once: ``with (yield semaphore.acquire()): ...``.
 
     Arguments:
@@ -211,53 +350,10 @@ class Semaphore:
     def __init__(self, value: int = 1) -> None:
         if value < 0:
             raise ValueError("semaphore initial value must be >= 0")
-        # Invariant: while anybody stands in line, no permit is free.
-        self._value = value
-        self._line = Line(on_unclaimed=self._take_back)
+        super().__init__(value)
 
-    def __repr__(self) -> str:
-        state = f"unlocked,value:{self._value}" if self._value else "locked"
-        waiting = f",waiters:{len(self._line)}" if len(self._line) else ""
-        return f"<{type(self).__name__} [{state}{waiting}]>"
-
-    def acquire(self, timeout: Deadline = None) -> Future[_Permit]:
-        """Wait for a permit.
-
-        Arguments:
-            timeout: a deadline in terms of ``loop.time()``, or a ``timedelta`` from now.
-        Raises:
-            TimeoutError: (in the future) the time was over before.
-        """
-        if self._value == 0:
-            return self._line.join(timeout)
-        self._value -= 1
-        return self._line.pass_through(_Permit(self))
-
-    def release(self) -> None:
-        """Give a permit back: to the first in line, if there is one."""
-        if len(self._line):
-            self._line.pop().serve(_Permit(self))
-        else:
-            self._value += 1
-
-    def _take_back(self, _waiter: Waiter) -> None:
-        self.release()
-
-    def __enter__(self) -> None:
-        name = type(self).__name__
-        raise RuntimeError(
-            f"use 'with (yield {name.lower()}.acquire()):' or 'async with {name.lower()}:'; "
-            f"'with {name.lower()}:' alone cannot wait"
-        )
-
-    def __exit__(self, *_error: object) -> None:
-        self.__enter__()
-
-    async def __aenter__(self) -> None:
-        await self.acquire()
-
-    async def __aexit__(self, *_error: object) -> None:
-        self.release()
+    def _state(self) -> str:
+        return f"unlocked,value:{self._value}" if self._value else "locked"
 
 
 class BoundedSemaphore(Semaphore):
@@ -282,24 +378,11 @@ class BoundedSemaphore(Semaphore):
         super().release()
 
 
-class Lock:
+class Lock(_Permits):
     """One coroutine at a time: ``with (yield lock.acquire()): ...``."""
 
     def __init__(self) -> None:
-        self._block = BoundedSemaphore(1)
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} _block={self._block}>"
-
-    def acquire(self, timeout: Deadline = None) -> Future[_Permit]:
-        """Wait for the lock.
-
-        Arguments:
-            timeout: a deadline in terms of ``loop.time()``, or a ``timedelta`` from now.
-        Raises:
-            TimeoutError: (in the future) the time was over before.
-        """
-        return self._block.acquire(timeout)
+        super().__init__(1)
 
     def release(self) -> None:
         """Unlock: the first in line gets it.
@@ -307,22 +390,9 @@ class Lock:
         Raises:
             RuntimeError: it is not locked.
         """
-        try:
-            self._block.release()
-        except ValueError:
-            raise RuntimeError("release unlocked lock") from None
-
-    def __enter__(self) -> None:
-        raise RuntimeError(
-            "use 'with (yield lock.acquire()):' or 'async with lock:'; "
-            "'with lock:' alone cannot wait"
-        )
-
-    def __exit__(self, *_error: object) -> None:
-        self.__enter__()
-
-    async def __aenter__(self) -> None:
-        await self.acquire()
-
-    async def __aexit__(self, *_error: object) -> None:
-        self.release()
+        if self._waiters:
+            self._waiters.take().serve(_Permit(self))
+        elif self._value:
+            raise RuntimeError("release unlocked lock")
+        else:
+            self._value = 1

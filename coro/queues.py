@@ -2,7 +2,7 @@
 
 An item that is handed over belongs to its getter from the very call of ``put``, and room to its
 putter from the very call of ``get``. A getter that is cancelled before its coroutine runs gives the
-item back, to the head of the queue.
+item back, to the head of the queue (behind others that came back and wait there).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Generic
 from typing_extensions import TypeVar
 
 from coro.future import Future
-from coro.locks import Deadline, Event, Line, Waiter
+from coro.locks import Deadline, Gift, Line, Waiter, done
 
 __all__ = ["LifoQueue", "PriorityQueue", "Queue", "QueueEmpty", "QueueFull"]
 
@@ -27,6 +27,16 @@ class QueueEmpty(Exception):
 
 class QueueFull(Exception):
     """``put_nowait`` found no room."""
+
+
+class _Putter(Waiter):
+    """Who waits for room, and what he brings along."""
+
+    __slots__ = ("item",)
+
+    def __init__(self, line: Line, item: Any, deadline: Deadline) -> None:
+        super().__init__(line, None, deadline)
+        self.item = item
 
 
 class _Items(Generic[T]):
@@ -54,11 +64,12 @@ class Queue(Generic[T]):
         self._maxsize = maxsize
         self._init()
         # Invariants: nobody waits to get while there are items, nor to put while there is room.
-        self._getters = Line(on_unclaimed=self._take_back)
+        self._getters = Line()
         self._putters = Line()
         self._unfinished_tasks = 0
-        self._finished = Event()
-        self._finished.set()
+        self._joiners = Line()
+        # How many items at the head were taken out once and came back.
+        self._returned = 0
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} at {id(self):#x} {self._format()}>"
@@ -70,9 +81,9 @@ class Queue(Generic[T]):
         parts = [f"maxsize={self._maxsize}"]
         if self._queue:
             parts.append(f"queue={self._queue!r}")
-        if len(self._getters):
+        if self._getters:
             parts.append(f"getters[{len(self._getters)}]")
-        if len(self._putters):
+        if self._putters:
             parts.append(f"putters[{len(self._putters)}]")
         if self._unfinished_tasks:
             parts.append(f"tasks={self._unfinished_tasks}")
@@ -105,9 +116,9 @@ class Queue(Generic[T]):
             TimeoutError: (in the future) the time was over before.
         """
         if self.full():
-            return self._putters.join(timeout, item)
+            return _Putter(self._putters, item, timeout)
         self.put_nowait(item)
-        return self._putters.pass_through(None)
+        return done()
 
     def put_nowait(self, item: T) -> None:
         """Put an item in.
@@ -115,13 +126,16 @@ class Queue(Generic[T]):
         Raises:
             QueueFull: there is no room.
         """
-        if len(self._getters):
-            self._enter(item)
-            self._getters.pop().serve(self._get())
+        if self._getters:
+            getter = self._getters.take()
+            self._unfinished_tasks += 1
+            self._put(item)
+            getter.serve(self._get())
         elif self.full():
             raise QueueFull
         else:
-            self._enter(item)
+            self._unfinished_tasks += 1
+            self._put(item)
 
     def get(self, timeout: Deadline = None) -> Future[T]:
         """Take an item out, once there is one.
@@ -131,9 +145,9 @@ class Queue(Generic[T]):
         Raises:
             TimeoutError: (in the future) the time was over before.
         """
-        if self._queue or len(self._putters):
-            return self._getters.pass_through(self.get_nowait())
-        return self._getters.join(timeout)
+        if self._queue or self._putters:
+            return Gift(self.get_nowait(), self)
+        return Waiter(self._getters, self, timeout)
 
     def get_nowait(self) -> T:
         """Take an item out.
@@ -141,12 +155,12 @@ class Queue(Generic[T]):
         Raises:
             QueueEmpty: there is none.
         """
-        if len(self._putters):
-            putter = self._putters.pop()
-            self._enter(putter.item)
-            putter.serve(None)
+        if self._putters:
+            self._admit()
         elif not self._queue:
             raise QueueEmpty
+        if self._returned:
+            self._returned -= 1
         return self._get()
 
     def task_done(self) -> None:
@@ -159,7 +173,8 @@ class Queue(Generic[T]):
             raise ValueError("task_done() called too many times")
         self._unfinished_tasks -= 1
         if self._unfinished_tasks == 0:
-            self._finished.set()
+            while self._joiners:
+                self._joiners.take().serve(None)
 
     def join(self, timeout: Deadline = None) -> Future[None]:
         """Wait until every item that was put in has been dealt with.
@@ -169,22 +184,30 @@ class Queue(Generic[T]):
         Raises:
             TimeoutError: (in the future) the time was over before.
         """
-        return self._finished.wait(timeout)
+        return Waiter(self._joiners, None, timeout) if self._unfinished_tasks else done()
 
     def __aiter__(self) -> _Items[T]:
         return _Items(self)
 
-    def _enter(self, item: T) -> None:
+    def _admit(self) -> None:
+        """Put in the item of the first putter in line."""
+        putter: Any = self._putters.take()
         self._unfinished_tasks += 1
-        self._finished.clear()
-        self._put(item)
+        try:
+            self._put(putter.item)
+        finally:
+            putter.serve(None)
 
-    def _take_back(self, getter: Waiter) -> None:
-        """Give a getter's item to the next one, or put it where the next one will look first."""
-        if len(self._getters):
-            self._getters.pop().serve(getter.result())
+    def _take_back(self, item: T) -> None:
+        """Give an item that came back to the next getter, or put it where he will look first."""
+        if self._getters:
+            self._getters.take().serve(item)
+        elif type(self)._put is Queue._put:
+            self._queue.insert(self._returned, item)
+            self._returned += 1
         else:
-            self._put_back(getter.result())
+            # An order of its own finds the item's place.
+            self._put(item)
 
     # What a subclass overrides to order its items otherwise.
 
@@ -197,9 +220,6 @@ class Queue(Generic[T]):
 
     def _put(self, item: T) -> None:
         self._queue.append(item)
-
-    def _put_back(self, item: T) -> None:
-        self._queue.appendleft(item)
 
 
 class PriorityQueue(Queue[T]):
@@ -215,9 +235,6 @@ class PriorityQueue(Queue[T]):
         item: T = heapq.heappop(self._queue)
         return item
 
-    def _put_back(self, item: T) -> None:
-        self._put(item)
-
 
 class LifoQueue(Queue[T]):
     """The latest item first."""
@@ -231,6 +248,3 @@ class LifoQueue(Queue[T]):
     def _get(self) -> T:
         item: T = self._queue.pop()
         return item
-
-    def _put_back(self, item: T) -> None:
-        self._put(item)

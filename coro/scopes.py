@@ -207,14 +207,17 @@ class Timeout:
         task = self._task
         if task is None:
             return
-        self._drop_timer()
+        if self._timer is not None:
+            self._drop_timer()
         self._task = None
-        if (
-            self._expired
-            and task.uncancel() <= self._cancelling
-            and isinstance(error, CancelledError)
-        ):
-            raise TimeoutError("the block ran over its time limit") from error
+        if not self._expired:
+            return
+        try:
+            if task.uncancel() <= self._cancelling and isinstance(error, CancelledError):
+                raise TimeoutError("the block ran over its time limit") from error
+        finally:
+            # The error refers to this frame, and the task may come to hold the error.
+            task = error = traceback = None
 
     async def __aenter__(self) -> Self:
         return self.__enter__()

@@ -35,7 +35,7 @@ import ssl
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from coro.buffer import Bytes, ReadBuffer, WriteQueue
 from coro.errors import Attempt, StreamBufferFullError, StreamClosedError, UnsatisfiableReadError
@@ -144,6 +144,9 @@ class IOStream:
             ``max_buffer_size``).
         max_write_buffer_size: bytes that may wait to be sent (default: no limit).
     """
+
+    # Whether received bytes may wait where the descriptor does not show them.
+    _hides: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -270,13 +273,13 @@ class IOStream:
                 raise OSError(code, os.strerror(code))
             self._want(WRITE)
         except OSError as error:
-            self.close(error)
+            self._break(error)
         return future
 
     def _on_connected(self) -> None:
         code = socket_error(self.socket)
         if code:
-            self.close(OSError(code, os.strerror(code)))
+            self._break(OSError(code, os.strerror(code)))
             return
         self._state = OPEN
         self._finish_opening(self)
@@ -413,11 +416,12 @@ class IOStream:
         if self._state == OPEN:
             if self._registration is None or not self._registration.events & READ:
                 self._want(READ)
-            self._drain_hidden()
+            if self._hides:
+                self._drain_hidden()
         return read
 
     def _drain_hidden(self) -> None:
-        """Receive what does not show at the descriptor (TLS)."""
+        """Receive what does not show at the descriptor."""
 
     def _try(self, read: _Read) -> bool:
         """Answer a read from the buffer if that suffices."""
@@ -470,7 +474,7 @@ class IOStream:
 
     def _reject(self, error: UnsatisfiableReadError) -> None:
         _log.info("Unsatisfiable read, closing connection: %s", error)
-        self.close(error)
+        self._break(error)
 
     def _on_readable(self) -> None:
         read = self._read
@@ -515,7 +519,7 @@ class IOStream:
     def _on_read_error(self, error: OSError) -> None:
         if not _is_reset(error):
             _log.warning("error on read: %s", error)
-        self.close(error)
+        self._break(error)
 
     # --- writing ---------------------------------------------------------------------------
 
@@ -583,7 +587,7 @@ class IOStream:
             try:
                 self.write(data)
             except StreamBufferFullError as error:
-                self.close(error)
+                self._break(error)
 
     def _empty_write(self) -> Future[None]:
         """A write of nothing is done when the writes before it are."""
@@ -592,7 +596,7 @@ class IOStream:
     def _write_failed(self, error: OSError) -> Future[None]:
         if not _is_reset(error):
             _log.warning("Write error on fd %s: %s", self._fd, error)
-        self.close(error)
+        self._break(error)
         future: Future[None] = Future(loop=self.io_loop)
         future._fail_quietly(StreamClosedError(error))
         return future
@@ -607,7 +611,7 @@ class IOStream:
             except OSError as error:
                 if not _is_reset(error):
                     _log.warning("Write error on fd %s: %s", self._fd, error)
-                self.close(error)
+                self._break(error)
                 return
             queue.advance(sent)
             done = queue.added - queue.size
@@ -698,6 +702,14 @@ class IOStream:
         if self._close_callback is not None:
             self._schedule_close_callback()
 
+    def _break(self, error: BaseException) -> None:
+        """Close because of an error that the stream met itself.
+
+        Its traceback goes: it would show this room's frames, and through these the error would
+        refer to the futures that end with it, in a circle.
+        """
+        self.close(error.with_traceback(None))
+
     def _close_socket(self) -> None:
         self.socket.close()
 
@@ -722,6 +734,8 @@ class SSLIOStream(IOStream):
         ssl_options: an ``ssl.SSLContext``, a dict of its options, or None for the safe defaults.
         server_side: which side of the handshake to take, for a plain socket.
     """
+
+    _hides = True
 
     def __init__(self, socket: Any, *, ssl_options: TLSOptions = None, **limits: Any) -> None:
         super().__init__(socket, **limits)
@@ -758,7 +772,7 @@ class SSLIOStream(IOStream):
     def _on_connected(self) -> None:
         code = socket_error(self.socket)
         if code:
-            self.close(OSError(code, os.strerror(code)))
+            self._break(OSError(code, os.strerror(code)))
             return
         self._forget_events()
         try:
@@ -767,7 +781,7 @@ class SSLIOStream(IOStream):
                 self.socket, context, server_side=False, server_hostname=self._server_hostname
             )
         except (OSError, ValueError) as error:
-            self.close(error)
+            self._break(error)
             return
         self._bind()
         self._state = HANDSHAKING
@@ -783,9 +797,9 @@ class SSLIOStream(IOStream):
         except OSError as error:
             if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
                 _log.warning("SSL Error on %s: %s", self._fd, error)
-            self.close(error)
+            self._break(error)
         except ValueError as error:
-            self.close(error)
+            self._break(error)
         else:
             self._state = OPEN
             self._finish_opening(self)

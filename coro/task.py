@@ -326,16 +326,25 @@ class Task(Future[T]):
                             continue
                         kind = type(yielded)
                     if yielded._state == PENDING:
-                        try:
-                            if yielded is task:
-                                raise RuntimeError(f"Task cannot await on itself: {task!r}")
-                            yielded._add_waiter(task, loop)
-                        except RuntimeError as caught:
-                            error = _without_top_frame(caught)
-                            continue
+                        if (
+                            yielded._waiter is None
+                            and yielded._callbacks is None
+                            and yielded._loop is loop
+                            and yielded is not task
+                        ):
+                            yielded._waiter = task
+                        else:
+                            try:
+                                if yielded is task:
+                                    raise RuntimeError(f"Task cannot await on itself: {task!r}")
+                                yielded._add_waiter(task, loop)
+                            except RuntimeError as caught:
+                                error = _without_top_frame(caught)
+                                continue
                         task._waiting = yielded
                         if not task._held:
-                            task._hold()
+                            task._held = True
+                            loop._tasks.add(task)
                         if task._must_cancel and yielded.cancel(task._cancel_message):
                             task._must_cancel = False
                         if kind is Task and not yielded._started:

@@ -197,6 +197,7 @@ class AsyncHTTPClient:
         """
         if self._closed:
             raise RuntimeError("fetch() called on closed AsyncHTTPClient")
+        fresh = not isinstance(request, HTTPRequest)
         if not isinstance(request, HTTPRequest):
             request = HTTPRequest(request, **kwargs)
         elif kwargs:
@@ -206,7 +207,7 @@ class AsyncHTTPClient:
             assert task is not None
             task.add_done_callback(functools.partial(_call_back, callback, request))
             del task  # It will hold its error, and so the traceback, and so this frame.
-        way = _Fetch(self, request)
+        way = _Fetch(self, request, fresh)
         try:
             response = yield from way.run()
         except RequestError as error:
@@ -246,10 +247,10 @@ class _Fetch:
         "started",
     )
 
-    def __init__(self, client: AsyncHTTPClient, request: HTTPRequest) -> None:
+    def __init__(self, client: AsyncHTTPClient, request: HTTPRequest, fresh: bool) -> None:
         self.client = client
         self.request = request
-        self.started = time.time()
+        self.started = request.start_time if fresh else time.time()
         self.progress = progress = Progress(client.io_loop.time())
         self.options: Mapping[str, Any] = request.with_defaults(client.defaults)
         total = self.options["request_timeout"]

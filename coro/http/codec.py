@@ -392,7 +392,7 @@ class ResponseDecoder:
     @property
     def reusable(self) -> bool:
         """Whether the connection may carry another request (RFC 9112 section 9.3)."""
-        return self._persistent and not self.surplus and self.complete
+        return self._persistent and not self.surplus and self._step is ResponseDecoder._after_end
 
     @property
     def body(self) -> bytes:
@@ -487,6 +487,12 @@ class ResponseDecoder:
         if method == "HEAD" or status == 204 or status == 304:
             return self._end(rest)
         if head.content_length is not None:
+            if head.content_length == len(rest) and self.sink is None:
+                # The usual response: it came in one piece.
+                self.body_bytes = len(rest)
+                if rest:
+                    self._pieces = [rest]
+                return self._end(b"")
             self._left = head.content_length
             self._step = ResponseDecoder._read_length
             return self._read_length(rest)

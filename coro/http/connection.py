@@ -139,10 +139,6 @@ class HTTPConnection:
     def __repr__(self) -> str:
         return f"<HTTPConnection {self.key} exchanges={self.exchanges} {self.stream!r}>"
 
-    def usable(self) -> bool:
-        """Whether a request may be sent: open, and nothing came that nobody asked for."""
-        return self.stream.idle()
-
     def close(self) -> None:
         """Close the connection."""
         self._disarm()

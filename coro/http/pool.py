@@ -117,7 +117,7 @@ class ConnectionPool:
             connection = connections.pop()
             if not connections:
                 del self._idle[key]
-            if connection.usable() and connection.idle_since >= oldest:
+            if connection.idle_since >= oldest and connection.stream.idle():
                 return connection
             connection.close()
         return None

@@ -28,7 +28,7 @@ from tests.conftest import RawServerFactory
 from tests.http.serving import chunked, fields_of, response
 from tests.support.raw_server import answer
 
-# --- what comes back -----------------------------------------------------------------------
+# --- what comes back -------------------------------------------------------------------------
 
 
 def test_the_response(fetch: Any, answering: Any) -> None:
@@ -102,7 +102,7 @@ def test_a_status_that_is_an_error(fetch: Any, answering: Any) -> None:
     assert server.connections == 1
 
 
-# --- callback ------------------------------------------------------------------------------
+# --- callback --------------------------------------------------------------------------------
 
 
 def test_a_callback_gets_the_response(
@@ -190,7 +190,7 @@ def test_a_callback_is_not_called_for_a_cancelled_fetch(
     assert seen == []
 
 
-# --- times ---------------------------------------------------------------------------------
+# --- times -----------------------------------------------------------------------------------
 
 PHASES = ["queue", "dns", "connect", "tls", "sent", "first_byte", "total"]
 
@@ -231,7 +231,7 @@ def test_times_of_a_failure(fetch: Any, serve: Any) -> None:
     assert got.time_info["first_byte"] == 0
 
 
-# --- the clients ---------------------------------------------------------------------------
+# --- the clients -----------------------------------------------------------------------------
 
 
 def test_one_client_per_loop(loop: IOLoop) -> None:
@@ -359,7 +359,7 @@ def test_a_client_serves_one_loop(
     assert client.statistics() == {"active": 0, "waiting": 0, "idle": 1, "opened": 1}
 
 
-# --- the blocking client -------------------------------------------------------------------
+# --- the blocking client ---------------------------------------------------------------------
 
 
 def test_the_blocking_client(raw_server: RawServerFactory) -> None:

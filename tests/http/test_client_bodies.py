@@ -18,7 +18,7 @@ from coro.http import AsyncHTTPClient
 from coro.loop import IOLoop
 from tests.http.serving import chunked, fields_of, response
 
-# --- compressed bodies ---------------------------------------------------------------------
+# --- compressed bodies -----------------------------------------------------------------------
 
 TEXT = b"Generators all the way down. " * 500
 RAW_DEFLATE = zlib.compressobj(wbits=-15)
@@ -87,7 +87,7 @@ def test_damaged_compression(
     assert client.statistics() == {"active": 0, "waiting": 0, "idle": 0, "opened": 1}
 
 
-# --- streaming -----------------------------------------------------------------------------
+# --- streaming -------------------------------------------------------------------------------
 
 
 def test_streaming(fetch: Any, answering: Any) -> None:

@@ -341,7 +341,7 @@ def test_untrusted_and_cancelled(rig: Rig, serve: Any, ca: Authority, caplog: An
     assert 4 < rig.run(server, lambda client: client.fetch(url)) < MANY
 
 
-# --- slots ---------------------------------------------------------------------------------
+# --- slots -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("victim", range(6))

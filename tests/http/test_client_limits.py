@@ -53,7 +53,7 @@ def elapsed(loop: IOLoop, func: Any) -> tuple[HTTPResponse, float]:
 IDLE = {"active": 0, "waiting": 0, "idle": 0}
 
 
-# --- time: the whole -----------------------------------------------------------------------
+# --- time: the whole -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("method", "safe"), [("GET", True), ("POST", False)])
@@ -155,7 +155,7 @@ def test_a_producer_that_never_ends(fetch: Any, serve: Any, loop: IOLoop) -> Non
     assert ended == [pytest.approx(begun + 10)]
 
 
-# --- time: inactivity ----------------------------------------------------------------------
+# --- time: inactivity ------------------------------------------------------------------------
 
 
 def test_silence(loop: IOLoop, client: AsyncHTTPClient, serve: Any) -> None:
@@ -235,7 +235,7 @@ def test_a_slow_taker_has_not_for_ever(fetch: Any, answering: Any, loop: IOLoop)
     assert loop.time() - begun == pytest.approx(10)
 
 
-# --- time: before the request --------------------------------------------------------------
+# --- time: before the request ----------------------------------------------------------------
 
 
 def test_the_time_to_connect(loop: IOLoop, client: AsyncHTTPClient, deaf_port: int) -> None:
@@ -309,7 +309,7 @@ def test_a_name_that_nobody_knows(loop: IOLoop) -> None:
     client.close()
 
 
-# --- the queue -----------------------------------------------------------------------------
+# --- the queue -------------------------------------------------------------------------------
 
 
 def test_at_most_so_many_at_once(loop: IOLoop, serve: Any) -> None:

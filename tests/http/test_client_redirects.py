@@ -232,7 +232,7 @@ def test_a_redirect_that_closes(fetch: Any, answering: Any, serve: Any) -> None:
     assert server.connections == 2
 
 
-# --- other origins -------------------------------------------------------------------------
+# --- other origins ---------------------------------------------------------------------------
 
 SECRETS = {
     "Authorization": "Bearer secret",
@@ -305,7 +305,7 @@ def test_a_host_of_the_callers_is_for_the_first_request(fetch: Any, answering: A
     assert hosts == ["elsewhere.example", f"127.0.0.1:{server.port}"]
 
 
-# --- times and limits ----------------------------------------------------------------------
+# --- times and limits ------------------------------------------------------------------------
 
 
 def test_times(loop: IOLoop, serve: Any, client: AsyncHTTPClient) -> None:

@@ -18,7 +18,7 @@ from coro.http.client import USER_AGENT
 from coro.loop import IOLoop
 from tests.http.serving import body_of, fields_of, response
 
-# --- methods and bodies --------------------------------------------------------------------
+# --- methods and bodies ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE", "OPTIONS"])
@@ -109,7 +109,7 @@ def test_body_and_producer_exclude_each_other(fetch: Any, answering: Any) -> Non
     assert server.connections == 0
 
 
-# --- producers -----------------------------------------------------------------------------
+# --- producers -------------------------------------------------------------------------------
 
 
 @coroutine
@@ -218,7 +218,7 @@ def test_a_producer_fed_from_a_connection_that_breaks(
         fetch(server.url(), method="POST", body_producer=produce)
 
 
-# --- header fields -------------------------------------------------------------------------
+# --- header fields ---------------------------------------------------------------------------
 
 
 def test_fields_of_the_caller(fetch: Any, answering: Any) -> None:

@@ -28,7 +28,7 @@ from tests.support.virtual import turns
 IDLE = {"active": 0, "waiting": 0, "idle": 0}
 
 
-# --- kept ----------------------------------------------------------------------------------
+# --- kept ------------------------------------------------------------------------------------
 
 
 def test_a_thousand_fetches_on_one_connection(fetch: Any, client: Any, answering: Any) -> None:
@@ -98,7 +98,7 @@ def test_the_one_used_last_is_used_first(loop: IOLoop, fetch: Any, serve: Any) -
     client.close()
 
 
-# --- not kept ------------------------------------------------------------------------------
+# --- not kept --------------------------------------------------------------------------------
 
 NOT_KEPT: dict[str, tuple[bytes, dict[str, Any]]] = {
     "close": (response(b"x", "Connection: close"), {}),
@@ -229,7 +229,7 @@ def test_not_kept_longer_than_a_minute(fetch: Any, loop: IOLoop, client: Any, se
     assert loop.statistics()["timers"] == 0
 
 
-# --- what distinguishes connections --------------------------------------------------------
+# --- what distinguishes connections ----------------------------------------------------------
 
 
 def test_other_ports(fetch: Any, answering: Any) -> None:
@@ -261,7 +261,7 @@ def test_another_source_address(fetch: Any, answering: Any) -> None:
     assert server.connections == 3
 
 
-# --- stale ---------------------------------------------------------------------------------
+# --- stale -----------------------------------------------------------------------------------
 
 
 def one_each(peer: Any) -> Any:
@@ -410,7 +410,7 @@ def test_an_end_that_is_known_costs_no_attempt(fetch: Any, loop: IOLoop, serve: 
     assert server.connections == 2
 
 
-# --- the room by itself --------------------------------------------------------------------
+# --- the room by itself ----------------------------------------------------------------------
 
 
 def test_statements_of_a_connection(loop: IOLoop) -> None:
@@ -420,16 +420,16 @@ def test_statements_of_a_connection(loop: IOLoop) -> None:
     closed: list[HTTPConnection] = []
     connection.on_close = closed.append
     assert repr(connection).startswith("<HTTPConnection key exchanges=0 <IOStream fd=")
-    assert connection.usable()
+    assert connection.stream.idle()
     assert not connection.reusable()
     theirs.send(b"unasked")
     turns(loop, 2)
-    assert not connection.usable()
+    assert not connection.stream.idle()
     connection.close()
     connection.close()
     turns(loop, 2)
     assert closed == [connection]
-    assert not connection.usable()
+    assert not connection.stream.idle()
     theirs.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import gzip
 import logging
@@ -20,12 +21,18 @@ from coro.errors import (
     HTTPProtocolError,
     HTTPTimeoutError,
     IncompleteBodyError,
+    ResolveError,
 )
 from coro.gen import coroutine, sleep
 from coro.http import AsyncHTTPClient, HTTPResponse
 from coro.loop import IOLoop
+from coro.resolver import Resolver
+from coro.tls import client_context
+from tests.conftest import RawServerFactory
 from tests.http.serving import LoopServer, chunked, redirect, response
+from tests.support.authority import Authority
 from tests.support.leaks import count_fds
+from tests.support.raw_server import read_request
 from tests.support.virtual import turns
 
 
@@ -169,7 +176,7 @@ def test_ten_thousand_fetches_half_of_them_failing(
     assert caplog.records == []
 
 
-# --- each way that a fetch can go, one by one ----------------------------------------------
+# --- each way that a fetch can go, one by one ------------------------------------------------
 
 
 def answer_with(*steps: Any) -> Callable[[Any], Any]:
@@ -285,6 +292,119 @@ def _is(expected: type | None) -> Callable[[type | None], bool]:
     if expected is None:
         return lambda ended: ended is None
     return lambda ended: ended is not None and issubclass(ended, expected)
+
+
+def speak_plainly(peer: Any) -> Any:
+    yield peer.stream.read_bytes(10)
+    yield peer.send(response())
+
+
+def leave(peer: Any) -> Any:
+    yield peer.stream.read_bytes(10)
+
+
+TLS_WAYS: dict[str, Any] = {
+    "silence": answer_with("silence"),
+    "no TLS": speak_plainly,
+    "closed": leave,
+}
+
+
+@pytest.mark.usefixtures("_collector_off")
+@pytest.mark.parametrize("way", TLS_WAYS)
+def test_each_way_of_a_handshake(loop: IOLoop, serve: Any, way: str) -> None:
+    server = serve(TLS_WAYS[way])
+    url = server.url().replace("http:", "https:")
+    client_context()  # Made once for all, and kept.
+    _check(loop, lambda client: client.fetch(url, raise_error=False))
+
+
+@pytest.mark.usefixtures("_collector_off")
+@pytest.mark.parametrize("trusted", [False, True])
+def test_certificates(raw_server: RawServerFactory, ca: Authority, trusted: bool) -> None:
+    def script(conn: socket.socket) -> None:
+        read_request(conn)
+        conn.sendall(response())
+
+    server = raw_server(script, tls=ca.server_context())
+    loop = IOLoop()
+    trust = str(ca.pem) if trusted else None
+    client_context(ca_certs=trust)
+    _check(loop, lambda client: client.fetch(server.url(), ca_certs=trust, raise_error=False))
+    loop.close()
+
+
+class FailingResolver(Resolver):
+    @coroutine
+    def resolve(self, host: str, port: int, family: int = 0) -> Any:
+        yield sleep(1)
+        if host.startswith("unknown"):
+            raise ResolveError(-2, "Name or service not known", host)
+        if host.startswith("slow"):
+            yield sleep(1000)
+        return [(socket.AF_INET, ("127.0.0.1", port))]
+
+
+@pytest.mark.usefixtures("_collector_off")
+@pytest.mark.parametrize("host", ["unknown.example", "slow.example", "127.0.0.1", "localhost"])
+def test_each_way_of_connecting(loop: IOLoop, deaf_port: int, host: str) -> None:
+    url = f"http://{host}:{deaf_port}/"
+    resolver = FailingResolver()
+    _check(loop, lambda client: client.fetch(url, raise_error=False), resolver=resolver)
+
+
+@pytest.mark.usefixtures("_collector_off")
+@pytest.mark.parametrize("seconds", [0, 1, 2.5, 3.5, 10])
+def test_cancelled(loop: IOLoop, serve: Any, seconds: float) -> None:
+    """While it resolves, waits in the queue, waits for the answer, or after its end."""
+
+    def script(peer: Any) -> Any:
+        yield from peer.request()
+        yield sleep(1)
+        yield peer.send(OK)
+
+    server = serve(script)
+
+    @coroutine
+    def work(client: AsyncHTTPClient) -> Any:
+        tasks = [client.fetch(f"http://any.example:{server.port}/") for _ in range(3)]
+        yield sleep(seconds)
+        for task in tasks:
+            task.cancel()
+        yield sleep(5)
+        del tasks, task
+
+    _check(loop, work, resolver=FailingResolver(), max_clients=1)
+
+
+@pytest.mark.usefixtures("_collector_off")
+def test_timed_out_in_the_queue(loop: IOLoop, serve: Any) -> None:
+    server = serve(answer_with("silence"))
+
+    def work(client: AsyncHTTPClient) -> Any:
+        return [
+            client.fetch(server.url(), request_timeout=seconds, raise_error=False)
+            for seconds in (5, 3, 10)
+        ]
+
+    _check(loop, work, max_clients=1)
+
+
+def _check(loop: IOLoop, work: Callable[[AsyncHTTPClient], Any], **settings: Any) -> None:
+    """Let a client work, close it, and fail if anything remains."""
+    turns(loop, 2)
+    before = left(loop)
+    unreachable()
+    client = AsyncHTTPClient(force_instance=True, **settings)
+    loop.run_sync(functools.partial(work, client))
+    client.close()
+    loop.run_sync(lambda: sleep(0.01))
+    turns(loop, 5)
+    counts = client.statistics()
+    assert (counts["active"], counts["waiting"], counts["idle"]) == (0, 0, 0)
+    del client
+    assert unreachable() == []
+    assert left(loop) == before
 
 
 @pytest.mark.usefixtures("_collector_off")

@@ -34,7 +34,7 @@ def key(url: str, **options: Any) -> Any:
     return connection_key(parse(url), HTTPRequest(url, **options).with_defaults(_DEFAULTS))
 
 
-# --- encoding ------------------------------------------------------------------------------
+# --- encoding --------------------------------------------------------------------------------
 
 
 def test_equal_plain_requests_are_encoded_once() -> None:
@@ -113,7 +113,7 @@ def test_defaults_that_are_not_plain() -> None:
     assert fields_of(made.head) == {"Host": "example.com", "User-Agent": "mine"}
 
 
-# --- redirected ----------------------------------------------------------------------------
+# --- redirected ------------------------------------------------------------------------------
 
 
 def test_a_redirected_request_is_another_one() -> None:
@@ -130,7 +130,7 @@ def test_a_redirected_request_is_another_one() -> None:
     assert request.auth_username == "u"
 
 
-# --- keys ----------------------------------------------------------------------------------
+# --- keys ------------------------------------------------------------------------------------
 
 
 def test_equal_keys() -> None:
@@ -168,7 +168,7 @@ def test_each_difference_makes_another_key() -> None:
     assert len(set(keys)) == len(keys)
 
 
-# --- TLS contexts --------------------------------------------------------------------------
+# --- TLS contexts ----------------------------------------------------------------------------
 
 
 def context_of(**options: Any) -> ssl.SSLContext:

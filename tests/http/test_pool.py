@@ -6,6 +6,7 @@ import gc
 import random
 from collections.abc import Generator, Iterator
 from typing import Any
+from weakref import ref
 
 import pytest
 
@@ -23,6 +24,17 @@ def pool(loop: IOLoop) -> Iterator[ConnectionPool]:
     made.close()
 
 
+class FakeStream:
+    """Its connection's state."""
+
+    def __init__(self, connection: ref[FakeConnection]) -> None:
+        self._connection = connection
+
+    def idle(self) -> bool:
+        connection = self._connection()
+        return connection is not None and connection.open and connection.clean
+
+
 class FakeConnection:
     """What the pool asks of a connection."""
 
@@ -32,9 +44,7 @@ class FakeConnection:
         self.on_close: Any = None
         self.open = True
         self.clean = True
-
-    def usable(self) -> bool:
-        return self.open and self.clean
+        self.stream = FakeStream(ref(self))
 
     def close(self) -> None:
         if self.open:
@@ -49,7 +59,7 @@ def fake(key: str = "origin") -> HTTPConnection:
     return made  # type: ignore[no-any-return]
 
 
-# --- slots ---------------------------------------------------------------------------------
+# --- slots -----------------------------------------------------------------------------------
 
 
 @coroutine
@@ -206,7 +216,7 @@ def test_a_task_that_is_never_resumed_gives_its_slot_back(loop: IOLoop) -> None:
     assert counts(pool) == (0, 0)
 
 
-# --- connections ---------------------------------------------------------------------------
+# --- connections -----------------------------------------------------------------------------
 
 
 def test_the_last_one_first(loop: IOLoop, pool: ConnectionPool) -> None:
