@@ -12,7 +12,7 @@ if that is an IPv4 one, IPv6 gets another 50 ms to answer, because it would go f
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from typing import Any
 
 from coro.errors import Attempt, ConnectError, ResolveError, StreamClosedError
@@ -35,7 +35,7 @@ RESOLUTION_DELAY = 0.05
 @coroutine
 def connect_first(
     host: str,
-    lookups: Mapping[int, Future[Addresses]],
+    lookups: dict[int, Future[Addresses]],
     begin: Callable[[Address], Task[IOStream]],
     on_resolved: Callable[[], Any],
     attempt_delay: float = ATTEMPT_DELAY,
@@ -44,7 +44,9 @@ def connect_first(
 
     Arguments:
         host: its name, for errors.
-        lookups: by family, futures of the host's addresses. They are cancelled when the race ends.
+        lookups: by family, futures of the host's addresses. The dict is used up: what is left in
+            it when the race ends is cancelled, and it is empty then (an error that came from a
+            look-up must not be referred to by a frame that it leads to).
         begin: begins one attempt; its task is cancelled if the attempt loses.
         on_resolved: called when the first addresses are known.
         attempt_delay: seconds between attempts.
@@ -67,7 +69,7 @@ class _Race:
     def __init__(
         self,
         host: str,
-        lookups: Mapping[int, Future[Addresses]],
+        lookups: dict[int, Future[Addresses]],
         begin: Callable[[Address], Task[IOStream]],
         on_resolved: Callable[[], Any],
         attempt_delay: float,
@@ -77,7 +79,7 @@ class _Race:
         self._begin = begin
         self._on_resolved = on_resolved
         self._attempt_delay = attempt_delay
-        self._lookups = dict(lookups)
+        self._lookups = lookups
         self._lookup_errors: list[BaseException] = []
         # Addresses that were not tried yet, by family; the families in order of their answers.
         self._untried: dict[int, deque[Address]] = {}
@@ -89,11 +91,11 @@ class _Race:
         # When the next attempt may begin beside those under way.
         self._next_start = self._loop.time()
         self._wakeup: Future[None] = Future(loop=self._loop)
+        for lookup in lookups.values():
+            lookup.add_done_callback(self._wake)
 
     def run(self) -> Generator[Any, Any, IOStream]:
         """Begin attempts as their time comes until one succeeds or none is left."""
-        for lookup in self._lookups.values():
-            lookup.add_done_callback(self._wake)
         while True:
             self._take_answers()
             stream = self._take_results()

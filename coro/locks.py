@@ -12,6 +12,7 @@ wait for one future, only the last of them to be cancelled gives the gift back.
 
 from __future__ import annotations
 
+from collections import deque
 from datetime import timedelta
 from threading import get_ident
 from types import TracebackType
@@ -71,32 +72,51 @@ def done() -> Gift:
     return Gift(None, None)
 
 
-class Line(dict[int, "Waiter"]):
-    """Waiters by number, first come, first served.
+class Line(deque["Waiter"]):
+    """Waiters, first come, first served.
 
-    Whoever gives up is deleted and leaves a gap, wherever he stands; ``take`` passes over each gap
-    once, so that every operation is O(1) in the long run. Nothing of who left is kept.
+    Whoever gives up stays where he is until he comes to the front, or until those who gave up are
+    more than those who wait: so every operation is O(1) in the long run.
     """
 
-    __slots__ = ("_first", "last")
+    __slots__ = ("_gone",)
 
     def __init__(self) -> None:
-        # No waiter has a number below ``_first`` or above ``last``.
-        self._first = 1
-        self.last = 0
+        super().__init__()
+        # Invariants: so many in the line have given up; the first has not.
+        self._gone = 0
 
-    def take(self) -> Waiter:
-        """Take out the first waiter, who must then be served; somebody must be in the line."""
-        number = self._first
-        while number not in self:
-            number += 1
-        self._first = number
-        waiter = self[number]
+    def count(self) -> int:  # type: ignore[override]
+        """How many wait."""
+        return len(self) - self._gone
+
+    def serve(self, gift: Any) -> None:
+        """Give the first waiter, of whom there must be one, what he waits for."""
+        waiter = self[0]
         loop = waiter._loop
         if loop is not None and loop._thread is not None and loop._thread != get_ident():
             waiter._refuse_thread()
-        del self[number]
-        return waiter
+        self.popleft()
+        if self._gone:
+            self._close_ranks()
+        if waiter._timer is not None:
+            waiter._stop_timer()
+        waiter._settle(gift)
+
+    def give_up(self) -> None:
+        """Take note that somebody in the line does not wait any more."""
+        self._gone += 1
+        self._close_ranks()
+
+    def _close_ranks(self) -> None:
+        while self and self[0]._state != PENDING:
+            self.popleft()
+            self._gone -= 1
+        if self._gone > 16 and self._gone * 2 > len(self):
+            waiting = [waiter for waiter in self if waiter._state == PENDING]
+            self.clear()
+            self.extend(waiting)
+            self._gone = 0
 
 
 class Waiter(Future[Any]):
@@ -108,7 +128,7 @@ class Waiter(Future[Any]):
         deadline: in terms of ``loop.time()``, or from now.
     """
 
-    __slots__ = ("_claims", "_giver", "_line", "_number", "_timer")
+    __slots__ = ("_claims", "_giver", "_line", "_timer")
 
     def __init__(self, line: Line, giver: Giver | None, deadline: Deadline) -> None:
         # ``Future.__init__`` spelt out: a call less in each operation.
@@ -125,14 +145,7 @@ class Waiter(Future[Any]):
         self._timer: Timer | None = None
         if deadline is not None:
             self._timer = self._require_loop().add_timeout(deadline, self._expire)
-        self._number = line.last = line.last + 1
-        line[self._number] = self
-
-    def serve(self, gift: Any) -> None:
-        """Give him what he waited for; he has been taken out of the line."""
-        if self._timer is not None:
-            self._stop_timer()
-        self._settle(gift)
+        line.append(self)
 
     def cancel(self, msg: Any = None) -> bool:
         """Leave the line."""
@@ -143,14 +156,14 @@ class Waiter(Future[Any]):
 
     def _expire(self) -> None:
         if self._state == PENDING:
-            self._leave()
             self._time_out()
+            self._leave()
 
     def _time_out(self) -> None:
         self.set_exception(TimeoutError("Timeout"))
 
     def _leave(self) -> None:
-        del self._line[self._number]
+        self._line.give_up()
         if self._timer is not None:
             self._stop_timer()
 
@@ -189,7 +202,7 @@ class Condition:
         self._waiters = Line()
 
     def __repr__(self) -> str:
-        waiting = f" waiters[{len(self._waiters)}]" if self._waiters else ""
+        waiting = f" waiters[{self._waiters.count()}]" if self._waiters else ""
         return f"<{type(self).__name__}{waiting}>"
 
     def wait(self, timeout: Deadline = None) -> Future[bool]:
@@ -203,17 +216,16 @@ class Condition:
     def notify(self, n: int = 1) -> None:
         """Wake the first ``n`` waiters."""
         waiters = self._waiters
-        for _ in range(min(n, len(waiters))):
-            waiters.take().serve(True)
+        for _ in range(min(n, waiters.count())):
+            waiters.serve(True)
 
     def notify_all(self) -> None:
         """Wake all waiters."""
         waiters = self._waiters
         while waiters:
-            waiter = waiters.take()
             # Nobody was passed over for his sake.
-            waiter._giver = None
-            waiter.serve(True)
+            waiters[0]._giver = None
+            waiters.serve(True)
 
     def _take_back(self, _gift: object) -> None:
         self.notify()
@@ -238,7 +250,7 @@ class Event:
         self._value = True
         waiters = self._waiters
         while waiters:
-            waiters.take().serve(None)
+            waiters.serve(None)
 
     def clear(self) -> None:
         """Clear it: from now on ``wait`` waits."""
@@ -284,7 +296,7 @@ class _Permits:
         self._waiters = Line()
 
     def __repr__(self) -> str:
-        waiting = f",waiters:{len(self._waiters)}" if self._waiters else ""
+        waiting = f",waiters:{self._waiters.count()}" if self._waiters else ""
         return f"<{type(self).__name__} [{self._state()}{waiting}]>"
 
     def _state(self) -> str:
@@ -306,7 +318,7 @@ class _Permits:
     def release(self) -> None:
         """Give a permit back: to the first in line, if there is one."""
         if self._waiters:
-            self._waiters.take().serve(_Permit(self))
+            self._waiters.serve(_Permit(self))
         else:
             self._value += 1
 
@@ -391,7 +403,7 @@ class Lock(_Permits):
             RuntimeError: it is not locked.
         """
         if self._waiters:
-            self._waiters.take().serve(_Permit(self))
+            self._waiters.serve(_Permit(self))
         elif self._value:
             raise RuntimeError("release unlocked lock")
         else:

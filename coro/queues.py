@@ -82,9 +82,9 @@ class Queue(Generic[T]):
         if self._queue:
             parts.append(f"queue={self._queue!r}")
         if self._getters:
-            parts.append(f"getters[{len(self._getters)}]")
+            parts.append(f"getters[{self._getters.count()}]")
         if self._putters:
-            parts.append(f"putters[{len(self._putters)}]")
+            parts.append(f"putters[{self._putters.count()}]")
         if self._unfinished_tasks:
             parts.append(f"tasks={self._unfinished_tasks}")
         return " ".join(parts)
@@ -127,10 +127,9 @@ class Queue(Generic[T]):
             QueueFull: there is no room.
         """
         if self._getters:
-            getter = self._getters.take()
             self._unfinished_tasks += 1
             self._put(item)
-            getter.serve(self._get())
+            self._getters.serve(self._get())
         elif self.full():
             raise QueueFull
         else:
@@ -174,7 +173,7 @@ class Queue(Generic[T]):
         self._unfinished_tasks -= 1
         if self._unfinished_tasks == 0:
             while self._joiners:
-                self._joiners.take().serve(None)
+                self._joiners.serve(None)
 
     def join(self, timeout: Deadline = None) -> Future[None]:
         """Wait until every item that was put in has been dealt with.
@@ -191,17 +190,15 @@ class Queue(Generic[T]):
 
     def _admit(self) -> None:
         """Put in the item of the first putter in line."""
-        putter: Any = self._putters.take()
+        putter: Any = self._putters[0]
+        self._putters.serve(None)
         self._unfinished_tasks += 1
-        try:
-            self._put(putter.item)
-        finally:
-            putter.serve(None)
+        self._put(putter.item)
 
     def _take_back(self, item: T) -> None:
         """Give an item that came back to the next getter, or put it where he will look first."""
         if self._getters:
-            self._getters.take().serve(item)
+            self._getters.serve(item)
         elif type(self)._put is Queue._put:
             self._queue.insert(self._returned, item)
             self._returned += 1

@@ -71,22 +71,25 @@ class ThreadedResolver(Resolver):
     ) -> Generator[Any, Any, Addresses]:
         """Look a host up; a literal address at once."""
         loop = IOLoop.current()
-        network: Network = loop.network
-        literal = resolve_literal(network, host, port, family)
+        literal = resolve_literal(loop.network, host, port, family)
         if literal is not None:
             return literal
+        found: Addresses = yield self._look_up(loop, host, port, family)
+        return found
+
+    def _look_up(self, loop: IOLoop, host: str, port: int, family: int) -> Future[Addresses]:
+        """Have a thread look a name up; return the future of its answer."""
         answer: Future[Addresses] = Future(loop=loop)
 
         def look_up() -> None:
             try:
-                found = network.getaddrinfo(host, port, family, numeric=False)
+                found = loop.network.getaddrinfo(host, port, family, numeric=False)
                 loop.add_callback(_answer, answer, found, None)
             except (OSError, UnicodeError) as error:
                 loop.add_callback(_answer, answer, None, _resolve_error(error, host))
 
         self._workers.submit(look_up, answer)
-        found: Addresses = yield answer
-        return found
+        return answer
 
 
 def resolve_literal(network: Network, host: str, port: int, family: int) -> Addresses | None:
@@ -110,7 +113,8 @@ def _resolve_error(error: Exception, host: str) -> ResolveError:
         resolved = ResolveError(error.errno or 0, error.strerror or str(error), host)
     else:
         resolved = ResolveError(0, "not a host name", host)
-    resolved.__cause__ = error
+    # Without the traceback, which leads through the look-up's frame to the future it is for.
+    resolved.__cause__ = error.with_traceback(None)
     return resolved
 
 

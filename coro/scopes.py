@@ -217,7 +217,7 @@ class Timeout:
                 raise TimeoutError("the block ran over its time limit") from error
         finally:
             # The error refers to this frame, and the task may come to hold the error.
-            task = error = traceback = None
+            task = error = None
 
     async def __aenter__(self) -> Self:
         return self.__enter__()

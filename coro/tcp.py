@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -153,7 +153,7 @@ def _connect_plain(
 
 def _look_up(
     loop: IOLoop, host: str, port: int, af: int, resolver: Resolver | None
-) -> Mapping[int, Future[Addresses]]:
+) -> dict[int, Future[Addresses]]:
     """Begin the look-ups: by family, side by side; none for a literal address."""
     if resolver is None:
         literal = resolve_literal(loop.network, host, port, af)
@@ -182,6 +182,9 @@ def _secure(
         # Also when it succeeded in the very turn in which this was cancelled.
         handshake.stream.close()
         raise
+    finally:
+        # The future may hold an error, whose traceback leads to this frame.
+        del handshake
     record.secured = secured.io_loop.time()
     return secured
 
