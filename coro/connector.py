@@ -118,6 +118,7 @@ class _Race:
             if not attempt.cancel() and not attempt.cancelled() and attempt.exception() is None:
                 attempt.result().close()
         self._lookups.clear()
+        self._lookup_errors.clear()
         self._running.clear()
 
     def _wake(self, _future: Future[Any]) -> None:

@@ -101,7 +101,15 @@ class Line(deque["Waiter"]):
             self._close_ranks()
         if waiter._timer is not None:
             waiter._stop_timer()
-        waiter._settle(gift)
+        # ``_settle`` spelt out.
+        waiter._state = DONE
+        waiter._value = gift
+        task = waiter._waiter
+        if waiter._callbacks is not None:
+            waiter._wake()
+        elif task is not None:
+            waiter._waiter = None
+            loop._ready.append(task)
 
     def give_up(self) -> None:
         """Take note that somebody in the line does not wait any more."""
@@ -130,6 +138,10 @@ class Waiter(Future[Any]):
 
     __slots__ = ("_claims", "_giver", "_line", "_timer")
 
+    # How many wait for what he is given and have not turned out to be cancelled. Set if it is not
+    # the one task that stands in ``_waiter``.
+    _claims: int
+
     def __init__(self, line: Line, giver: Giver | None, deadline: Deadline) -> None:
         # ``Future.__init__`` spelt out: a call less in each operation.
         self._loop = slot.running or slot.current
@@ -138,8 +150,6 @@ class Waiter(Future[Any]):
         self._waiter = None
         self._callbacks = None
         self._asyncio_future_blocking = False
-        # How many wait for what he is given and have not turned out to be cancelled.
-        self._claims = 1
         self._giver = giver
         self._line = line
         self._timer: Timer | None = None
@@ -176,9 +186,14 @@ class Waiter(Future[Any]):
         super()._wake()
 
     def _unclaimed(self) -> None:
-        self._claims -= 1
+        try:
+            self._claims -= 1
+            if self._claims > 0:
+                return
+        except AttributeError:
+            pass
         giver = self._giver
-        if self._claims <= 0 and giver is not None:
+        if giver is not None:
             self._giver = None
             gift, self._value = self._value, None
             self._state = CANCELLED

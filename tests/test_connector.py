@@ -52,7 +52,7 @@ class Play:
         self.made: list[Stream] = []
         self.resolved: list[float] = []
         self.race: Task[Any] = connect_first(
-            "example.test:80", self.lookups, self._begin, self._on_resolved
+            "example.test:80", dict(self.lookups), self._begin, self._on_resolved
         )
 
     def _on_resolved(self) -> None:
