@@ -74,9 +74,15 @@ class _Multi(Future[Any]):
             )
 
     def _unclaimed(self) -> None:
+        given_back = False
         for child in {id(child): child for child in self._children}.values():
             if child._state == DONE:
                 child._unclaimed()
+                given_back |= child._state == CANCELLED
+        if given_back and self._state == DONE:
+            # What it gave is somebody else's now.
+            self._state = CANCELLED
+            self._value = None
 
     def cancel(self, msg: Any = None) -> bool:
         """Cancel every unfinished child; it is cancelled itself once all of them have ended."""
@@ -121,6 +127,30 @@ convert_yielded.register(list, multi)
 convert_yielded.register(dict, multi)
 
 
+class _Next(Future[Any]):
+    """The next result of a ``WaitIterator``; one that nobody took is the next again."""
+
+    __slots__ = ("_given", "_iterator")
+
+    def __init__(self, iterator: WaitIterator) -> None:
+        super().__init__(loop=slot.running or slot.loop())
+        self._iterator: WaitIterator | None = iterator
+        self._given: tuple[Future[Any], int | str] | None = None
+
+    def cancel(self, msg: Any = None) -> bool:
+        if not super().cancel(msg):
+            return False
+        iterator, self._iterator = self._iterator, None
+        if iterator is not None and iterator._next is self:
+            iterator._next = None
+        return True
+
+    def _unclaimed(self) -> None:
+        iterator, self._iterator = self._iterator, None
+        if iterator is not None and self._given is not None:
+            iterator._take_back(*self._given)
+
+
 class WaitIterator:
     """Gives results in the order in which they come: ``while not it.done(): x = yield it.next()``.
 
@@ -141,7 +171,7 @@ class WaitIterator:
         # By future: the places where it stands and whose results were not given yet.
         self._places: dict[Future[Any], deque[int | str]] = {}
         self._ended: deque[Future[Any]] = deque()
-        self._next: Future[Any] | None = None
+        self._next: _Next | None = None
         for place, item in kwargs.items() if kwargs else enumerate(args):
             future = convert_yielded(item)
             self._places.setdefault(future, deque()).append(place)
@@ -156,7 +186,7 @@ class WaitIterator:
 
     def next(self) -> Future[Any]:
         """Return a future of the next result, or of the next error."""
-        following: Future[Any] = Future(loop=slot.running or slot.loop())
+        following = _Next(self)
         self._next = following
         if self._ended:
             self._give(self._ended.popleft())
@@ -176,7 +206,12 @@ class WaitIterator:
         self.current_index = places.popleft()
         if not places:
             del self._places[future]
+        following._given = (future, self.current_index)
         following._settle_as(future)
+
+    def _take_back(self, future: Future[Any], place: int | str) -> None:
+        self._places.setdefault(future, deque()).appendleft(place)
+        self._ended.appendleft(future)
 
     def __aiter__(self) -> WaitIterator:
         return self

@@ -127,6 +127,8 @@ class Queue(Generic[T]):
             QueueFull: there is no room.
         """
         if self._getters:
+            # Before the item is in, so that a refusal changes nothing.
+            self._getters[0]._check_thread()
             self._unfinished_tasks += 1
             self._put(item)
             self._getters.serve(self._get())

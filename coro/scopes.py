@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from coro.errors import CancelledError, TimeoutError
-from coro.future import DONE, FAILED, PENDING, Future, slot
+from coro.future import CANCELLED, DONE, FAILED, PENDING, Future, slot
 from coro.task import Task, convert_yielded
 from coro.timers import Timer
 
@@ -93,7 +93,9 @@ class _Bounded(_Follower):
 
     def _expire(self) -> None:
         self._timer = None
-        if self._state == PENDING:
+        source = self._source
+        # A source that is settled in this very turn came in time: its callback is under way.
+        if self._state == PENDING and source is not None and source._state == PENDING:
             try:
                 message = self._message() if callable(self._message) else self._message
             except Exception as error:
@@ -108,8 +110,13 @@ class _Bounded(_Follower):
             self._source = source
 
     def _unclaimed(self) -> None:
-        if self._source is not None:
-            self._source._unclaimed()
+        source = self._source
+        if source is not None:
+            source._unclaimed()
+            if source._state == CANCELLED:
+                # What it gave is somebody else's now.
+                self._state = CANCELLED
+                self._value = None
 
     def _abandoned(self, source: Future[Any]) -> None:
         if source._state == FAILED:
@@ -119,7 +126,13 @@ class _Bounded(_Follower):
 
     def cancel(self, msg: Any = None) -> bool:
         self._drop_timer()
-        return super().cancel(msg)
+        if not super().cancel(msg):
+            return False
+        source = self._source
+        if source is not None and source._state == DONE:
+            # Settled in this very turn: nobody takes the result.
+            source._unclaimed()
+        return True
 
     def _drop_timer(self) -> None:
         if self._timer is not None:

@@ -88,6 +88,10 @@ class _Moment(Future[None]):
         self._loop = None
         self.set_result(None)
 
+    def _require_loop(self) -> Any:
+        """It belongs to whichever loop asks."""
+        return slot.running or slot.loop()
+
     def __repr__(self) -> str:
         return "coro.gen.moment"
 

@@ -105,10 +105,9 @@ class Connection(asyncio.Protocol):
             self.transport.close()
 
 
-async def serve(pages: int, lifetime: float) -> None:
-    """Serve until standard input closes, ``lifetime`` seconds at most."""
+async def serve(site: dict[str, bytes], lifetime: float) -> None:
+    """Serve a site until standard input closes, ``lifetime`` seconds at most."""
     loop = asyncio.get_running_loop()
-    site = build_site(pages)
     answers = {path.encode(): response("200 OK", body) for path, body in site.items()}
     orphaned = asyncio.Event()
 
@@ -140,7 +139,7 @@ def main() -> None:
     parser.add_argument("--lifetime", type=float, default=300, help="seconds (default 300)")
     arguments = parser.parse_args()
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(serve(arguments.pages, arguments.lifetime))
+        asyncio.run(serve(build_site(arguments.pages), arguments.lifetime))
 
 
 if __name__ == "__main__":

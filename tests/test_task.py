@@ -830,3 +830,11 @@ class TestLoops:
         task = waits()
         assert task.get_loop() is loop
         assert loop.run_sync(lambda: task) == 1
+
+
+def test_moment_belongs_to_no_loop() -> None:
+    for _ in range(2):
+        with closing_loop() as loop:
+            assert loop.run_sync(lambda: moment) is None
+            loop.add_callback(lambda: moment)
+            turns(loop, 2)

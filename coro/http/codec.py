@@ -259,8 +259,6 @@ class ResponseDecoder:
         upgraded: the connection has left HTTP: a 101, or a 2xx to CONNECT.
         surplus: what came after the response: after 101, or 2xx to CONNECT, the first bytes of
             the other protocol; after any other a fault of the peer.
-        sink: called with each piece of the body instead of collecting it, if not None. May be
-            changed in ``on_head``, when the response is known and its body not begun.
     """
 
     # _step is the state: the function that takes the next bytes. It is held unbound, since a bound
@@ -271,7 +269,6 @@ class ResponseDecoder:
         "_known",
         "_left",
         "_method",
-        "_on_head",
         "_on_interim",
         "_parser",
         "_persistent",
@@ -283,16 +280,13 @@ class ResponseDecoder:
         "head",
         "max_header_bytes",
         "max_headers",
-        "sink",
         "surplus",
         "upgraded",
     )
 
     head: ResponseHead | None
     _known: ResponseHead | None  # the last final head, which the next one may equal
-    sink: Callable[[bytes], object] | None
     _chunks: ChunkedDecoder | None
-    _on_head: Callable[[ResponseHead], object] | None
     _on_interim: Callable[[ResponseHead], object] | None
     _parser: HttpResponseParser  # of the head that _section collects
     _pieces: list[bytes]
@@ -316,16 +310,12 @@ class ResponseDecoder:
     def begin(
         self,
         method: str = "GET",
-        sink: Callable[[bytes], object] | None = None,
-        on_head: Callable[[ResponseHead], object] | None = None,
         on_interim: Callable[[ResponseHead], object] | None = None,
     ) -> None:
         """Expect the response to a request.
 
         Arguments:
             method: the request's, which decides whether its response has a body.
-            sink: called with each piece of the body; None: collect it.
-            on_head: called when the final head has come, before any of the body is taken.
             on_interim: called with each interim (1xx) head.
 
         Raises:
@@ -334,8 +324,6 @@ class ResponseDecoder:
         if self._step is not ResponseDecoder._after_end or self.surplus:
             raise RuntimeError("a new response on a connection that is not at a response's end")
         self._method = method
-        self.sink = sink
-        self._on_head = on_head
         self._on_interim = on_interim
         self.head = None
         self.body_bytes = self.bytes_received = self._interim = 0
@@ -396,7 +384,7 @@ class ResponseDecoder:
 
     @property
     def body(self) -> bytes:
-        """The body, as far as it has come and no sink has taken it."""
+        """The body, as far as it has come and was not taken."""
         pieces = self._pieces
         if len(pieces) > 1:
             pieces[:] = [b"".join(pieces)]
@@ -438,8 +426,6 @@ class ResponseDecoder:
             # Servers answer a kept connection with the very head of the time before, for only the
             # date in it changes, once a second: it was judged, and has been read.
             self.head = known
-            if self._on_head is not None:
-                self._on_head(known)
             return self._begin_body(known, data[end:])
         _judge(HttpResponseParser(None), raw, raw)
         return self._take_head(raw, data[end:])
@@ -466,8 +452,6 @@ class ResponseDecoder:
         if head.status >= 200 or head.status == 101:
             self.head = head
             self._known = head
-            if self._on_head is not None:
-                self._on_head(head)
             return self._begin_body(head, rest)
         self._interim += 1
         if self._interim > MAX_INTERIM_RESPONSES:
@@ -487,7 +471,7 @@ class ResponseDecoder:
         if method == "HEAD" or status == 204 or status == 304:
             return self._end(rest)
         if head.content_length is not None:
-            if head.content_length == len(rest) and self.sink is None:
+            if head.content_length == len(rest):
                 # The usual response: it came in one piece.
                 self.body_bytes = len(rest)
                 if rest:
@@ -538,18 +522,15 @@ class ResponseDecoder:
         raise HTTPInputError("more bytes after malformed ones")
 
     def _deliver(self, piece: bytes) -> None:
-        """Hand a piece of the body to the sink, or keep it."""
+        """Keep a piece of the body until it is taken."""
         if piece:
             self.body_bytes += len(piece)
-            if self.sink is None:
-                self._pieces.append(piece)
-            else:
-                self.sink(piece)
+            self._pieces.append(piece)
 
     def _end(self, surplus: bytes) -> bool:
         """Note that the response is complete, and let go of whoever was told about it."""
         self.surplus = surplus
-        self.sink = self._on_head = self._on_interim = None
+        self._on_interim = None
         self._step = ResponseDecoder._after_end
         return True
 

@@ -309,57 +309,30 @@ class TestHead:
 
 
 class TestCallbacks:
-    def test_sink_gets_the_body_piece_by_piece(self):
-        decoder = ResponseDecoder()
-        pieces: list[bytes] = []
-        decoder.begin(sink=pieces.append)
-        for piece in split(SIMPLE, len(SIMPLE) - 3):
-            decoder.feed(piece)
-        assert pieces == [b"he", b"llo"]
-        assert decoder.body == b""
-        assert decoder.body_bytes == 5
-
-    def test_sink_may_be_chosen_when_the_head_is_known(self):
-        decoder = ResponseDecoder()
-        pieces: list[bytes] = []
-        seen: list[int] = []
-
-        def on_head(head):
-            assert decoder.head is head
-            seen.append(head.status)
-            decoder.sink = pieces.append
-
-        decoder.begin(on_head=on_head)
-        assert decoder.feed(
-            b"HTTP/1.1 100 Continue\r\n\r\n" + CHUNKED + b"2\r\nab\r\n1\r\nc\r\n0\r\n\r\n"
-        )
-        assert seen == [200]
-        assert pieces == [b"abc"]  # The chunks of one piece come joined.
-
     def test_an_error_of_a_callable_passes(self):
         decoder = ResponseDecoder()
 
-        def sink(piece):
+        def on_interim(head):
             raise ZeroDivisionError
 
-        decoder.begin(sink=sink)
+        decoder.begin(on_interim=on_interim)
         with pytest.raises(ZeroDivisionError):
-            decoder.feed(SIMPLE)
+            decoder.feed(b"HTTP/1.1 100 Continue\r\n\r\n")
         assert not decoder.reusable
         with pytest.raises(HTTPInputError):
             decoder.feed(b"x")
 
     def test_callables_are_let_go(self):
-        class Sink:
-            def __call__(self, piece):
+        class Listener:
+            def __call__(self, head):
                 pass
 
         gc.collect()
         decoder = ResponseDecoder()
-        sink = Sink()
-        decoder.begin(sink=sink, on_head=sink, on_interim=sink)
+        listener = Listener()
+        decoder.begin(on_interim=listener)
         decoder.feed(SIMPLE)
-        assert not [r for r in gc.get_referrers(sink) if isinstance(r, ResponseDecoder)]
+        assert not [r for r in gc.get_referrers(listener) if isinstance(r, ResponseDecoder)]
 
 
 class TestInterim:
@@ -535,12 +508,11 @@ class TestLimits:
         assert seconds(32_000) < 40 * max(seconds(3_200), 1e-3)
 
     def test_flood_of_tiny_chunks_makes_few_objects(self):
-        pieces: list[bytes] = []
         decoder = ResponseDecoder()
-        decoder.begin(sink=pieces.append)
+        decoder.begin()
         decoder.feed(CHUNKED)
         decoder.feed(b"2\r\nxy\r\n" * 10_000)
-        assert pieces == [b"xy" * 10_000]
+        assert decoder.take_pieces() == [b"xy" * 10_000]
 
 
 # --- hostile responses ---------------------------------------------------------------------

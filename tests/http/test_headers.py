@@ -149,9 +149,9 @@ class TestValidation:
             HTTPHeaders({"X-A": "1\r\nX-B: 2"})
 
     def test_other_types(self):
-        assert HTTPHeaders({"A": b"caf\xe9"})["A"] == "caf\xe9"  # type: ignore[dict-item]
+        assert HTTPHeaders({"A": b"caf\xe9"})["A"] == "caf\xe9"  # type: ignore[arg-type]
         with pytest.raises(TypeError, match=r"str\(5\)"):
-            HTTPHeaders({"Content-Length": 5})  # type: ignore[dict-item]
+            HTTPHeaders({"Content-Length": 5})  # type: ignore[arg-type]
 
     def test_space_around_values_goes(self):
         assert HTTPHeaders({"A": " \t1 \t"})["A"] == "1"

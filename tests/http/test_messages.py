@@ -59,7 +59,7 @@ class TestRequest:
             "ssl_options": context,
         }
         assert given.keys() | {"if_modified_since"} == RequestOptions.__annotations__.keys()
-        r = HTTPRequest(URL, **given)
+        r = HTTPRequest(URL, **given)  # type: ignore[arg-type]
         assert {name: getattr(r, name) for name in given} == given
         assert r.with_defaults({}) == given
 
@@ -145,6 +145,7 @@ class TestResponse:
         r = HTTPResponse(self.request, 200, body=b"abc")
         assert r.body == b"abc"
         assert r.buffer is r.buffer
+        assert r.buffer is not None
         assert r.buffer.read() == b"abc"
         buffer = BytesIO(b"xyz")
         r = HTTPResponse(self.request, 200, buffer=buffer)
