@@ -171,6 +171,7 @@ class WaitIterator:
         # By future: the places where it stands and whose results were not given yet.
         self._places: dict[Future[Any], deque[int | str]] = {}
         self._ended: deque[Future[Any]] = deque()
+        # Invariant: it is pending.
         self._next: _Next | None = None
         for place, item in kwargs.items() if kwargs else enumerate(args):
             future = convert_yielded(item)
@@ -193,7 +194,7 @@ class WaitIterator:
         return following
 
     def _on_end(self, future: Future[Any]) -> None:
-        if self._next is not None and self._next._state == PENDING:
+        if self._next is not None:
             self._give(future)
         else:
             self._ended.append(future)
@@ -212,6 +213,8 @@ class WaitIterator:
     def _take_back(self, future: Future[Any], place: int | str) -> None:
         self._places.setdefault(future, deque()).appendleft(place)
         self._ended.appendleft(future)
+        if self._next is not None:
+            self._give(self._ended.popleft())
 
     def __aiter__(self) -> WaitIterator:
         return self
@@ -235,9 +238,11 @@ def as_completed(children: Iterable[Any]) -> Iterator[Future[Any]]:
     waiting = iter(results)
 
     def pass_on(ended: Future[Any]) -> None:
-        result = next(waiting)
-        if result._state == PENDING:
-            result._settle_as(ended)
+        for result in waiting:
+            # One that was cancelled takes no result away from the others.
+            if result._state == PENDING:
+                result._settle_as(ended)
+                break
 
     for future in inputs:
         future.add_done_callback(pass_on)
