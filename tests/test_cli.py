@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 import coro
-from coro.cli import file_name
+from coro.cli.files import file_name
 from coro.http.urls import parse
 from tests.conftest import RawServerFactory
 from tests.support.authority import Authority

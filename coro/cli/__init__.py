@@ -1,0 +1,10 @@
+"""The command ``coro``.
+
+From below: ``pipes``, ``files``, ``display``, ``fetching``, ``command``.
+"""
+
+from __future__ import annotations
+
+from coro.cli.command import cli
+
+__all__ = ["cli"]

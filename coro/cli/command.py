@@ -1,0 +1,275 @@
+"""The command: ``coro fetch URL...`` fetches many URLs side by side."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import resource
+import sys
+from collections.abc import Generator
+from pathlib import Path
+
+import click
+
+import coro
+from coro.cli.display import Display
+from coro.cli.fetching import MAX_REDIRECTS, Fetcher, Options
+from coro.cli.pipes import Source
+from coro.gen import Task
+from coro.http import HTTPHeaders
+from coro.http.headers import check_name
+from coro.tls import client_context
+
+__all__ = ["cli"]
+
+LONGEST_LIMIT = 365 * 86400
+"""Seconds; further ahead, no loop sets a timer."""
+
+
+_EPILOG = """\
+\b
+Examples:
+  coro fetch https://example.org/                    is it there, how fast?
+  coro fetch -o - https://example.org/ | less        the page itself
+  coro fetch -o pages/ --input urls.txt              a file for each line
+  grep -o 'https://[^"]*' x.html | coro fetch --input - --concurrency 50
+  coro fetch --input urls.txt | jq -r 'select(.error) | .url'
+  coro fetch -X PUT -d @new.json -H 'Content-Type: application/json' URL
+  coro fetch --ca our-ca.pem https://intranet.example/
+
+\b
+Exit status:
+  0    all were fetched
+  1    some failed
+  2    the command was called wrongly
+  130  ended by Ctrl-C (141: nobody reads the output any longer)
+"""
+
+
+@click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(coro.__version__, prog_name="coro", message="%(prog)s %(version)s")
+def cli() -> None:
+    """coro: generator coroutines on an epoll loop of their own, at your command.
+
+    `coro fetch --help` tells all about fetching.
+    """
+    # Failures are told once, as results. What coro itself does wrong (coro.application) is not.
+    logging.getLogger("coro.general").addHandler(logging.NullHandler())
+
+
+def _parse_headers(
+    _context: click.Context, _parameter: click.Parameter, lines: tuple[str, ...]
+) -> HTTPHeaders:
+    headers = HTTPHeaders()
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if not colon:
+            raise click.BadParameter(f"{line!r} is not of the form 'Name: value'")
+        try:
+            headers.add(name.strip(), value.strip())
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from error
+    return headers
+
+
+def _read_data(data: str | None) -> bytes | None:
+    """Return what ``--data`` means."""
+    if data is None or not data.startswith("@"):
+        return None if data is None else os.fsencode(data)
+    try:
+        return sys.stdin.buffer.read() if data == "@-" else Path(data[1:]).read_bytes()
+    except OSError as error:
+        raise click.BadParameter(
+            f"cannot read {data[1:]}: {error.strerror}", param_hint="--data"
+        ) from error
+
+
+def _parse_seconds(
+    _context: click.Context, _parameter: click.Parameter, seconds: float
+) -> float | None:
+    """Return a limit; None for 0."""
+    if not 0 <= seconds <= LONGEST_LIMIT:  # NaN is not
+        raise click.BadParameter(f"{seconds:g} is not a number of seconds from 0 to a year")
+    return seconds or None
+
+
+def _parse_method(
+    _context: click.Context, _parameter: click.Parameter, method: str | None
+) -> str | None:
+    if method is None:
+        return None
+    try:
+        check_name(method)  # methods and field names are both tokens (RFC 9110 section 9.1)
+    except ValueError:
+        raise click.BadParameter(f"{method!r} is not a method such as GET") from None
+    return method.upper()
+
+
+def _parse_ca(_context: click.Context, _parameter: click.Parameter, file: str | None) -> str | None:
+    if file is not None:
+        try:
+            client_context(ca_certs=file)
+        except OSError as error:  # ssl.SSLError among them
+            reason = error.strerror or error
+            raise click.BadParameter(f"{file} is no file of certificates: {reason}") from error
+    return file
+
+
+@cli.command(epilog=_EPILOG, short_help="Fetch many URLs side by side.")
+@click.argument("urls", nargs=-1, metavar="URL...")
+@click.option(
+    "--input", "-i", "source", metavar="FILE",
+    help="Fetch also the URLs in FILE, one a line; '-': standard input. Empty lines and lines that"
+    " begin with '#' are skipped. It is read as the fetches go on, and may be endless.",
+)  # fmt: skip
+@click.option(
+    "--output", "-o", metavar="DIR",
+    help="Save each body in a file under DIR, named after its URL; the JSON line tells the name as"
+    " 'file'. '-': write the bodies to standard output instead of JSON lines, one by one.",
+)  # fmt: skip
+@click.option(
+    "--concurrency", "-c", metavar="N", type=click.IntRange(min=1), default=20, show_default=True,
+    help="How many fetches may be under way at once.",
+)  # fmt: skip
+@click.option(
+    "--method", "-X", metavar="METHOD", callback=_parse_method,
+    help="The request's method.  [default: GET; POST with --data]",
+)  # fmt: skip
+@click.option(
+    "--header", "-H", "headers", metavar="'NAME: VALUE'", multiple=True, callback=_parse_headers,
+    help="Send this header field too. May be given several times.",
+)  # fmt: skip
+@click.option(
+    "--data", "-d", metavar="DATA",
+    help="Send this as the request's body; '@FILE': what FILE contains, '@-': standard input.",
+)  # fmt: skip
+@click.option(
+    "--timeout", metavar="SECONDS", type=float, callback=_parse_seconds, default=0,
+    help="Limit for a whole fetch.  [default: none]",
+)  # fmt: skip
+@click.option(
+    "--connect-timeout", metavar="SECONDS", type=float, callback=_parse_seconds, default=20,
+    show_default=True,
+    help="Limit for finding the host, connecting and the TLS handshake. 0: none.",
+)  # fmt: skip
+@click.option(
+    "--inactivity-timeout", metavar="SECONDS", type=float, callback=_parse_seconds, default=30,
+    show_default=True,
+    help="Limit for the time in which nothing comes, before the response or within it. 0: none.",
+)  # fmt: skip
+@click.option(
+    "--ca", metavar="FILE", callback=_parse_ca,
+    help="Trust the certificate authorities in FILE (PEM) instead of the system's.",
+)  # fmt: skip
+@click.option(
+    "--insecure", is_flag=True,
+    help="Do not check certificates: whoever answers may read and change everything.",
+)  # fmt: skip
+def fetch(
+    urls: tuple[str, ...],
+    source: str | None,
+    output: str | None,
+    concurrency: int,
+    method: str | None,
+    headers: HTTPHeaders,
+    data: str | None,
+    timeout: float | None,
+    connect_timeout: float | None,
+    inactivity_timeout: float | None,
+    ca: str | None,
+    insecure: bool,
+) -> None:
+    """Fetch URLs side by side, over connections that are kept for the next one.
+
+    'http://' may be left out. Redirects are followed, compressed bodies unpacked.
+
+    Standard output gets a JSON line for each URL, in the order in which they end: url, code (599 if
+    no response came), bytes (of the body, unpacked), timings (seconds: queue, dns, connect, tls,
+    sent, first_byte; total), error (null if there is none). After a redirect, effective_url tells
+    where the body came from; without a response, phase tells how far the fetch came.
+
+    Fetched means: a whole response with a status 2xx. Any other is a failure, and its body is not
+    saved. Standard error gets a line for each failure, and a progress bar if it is a terminal.
+    """
+    if not urls and source is None:
+        raise click.UsageError("Nothing to fetch: give URLs, or --input FILE.")
+    if source == "-" and data == "@-":
+        raise click.UsageError("--input and --data cannot both read standard input.")
+    if source == "-" and sys.stdin is None:
+        raise click.UsageError("Standard input is closed.")
+    if sys.stdout is None:
+        raise click.UsageError("Standard output is closed.")
+    _allow_descriptors(concurrency)
+    options = Options(
+        method=method or ("GET" if data is None else "POST"),
+        headers=headers,
+        body=_read_data(data),
+        concurrency=1 if output == "-" else concurrency,
+        directory=_directory(output) if output not in (None, "-") else None,
+        bodies_to_stdout=output == "-",
+        defaults={
+            "request_timeout": timeout,
+            "connect_timeout": connect_timeout,
+            "inactivity_timeout": inactivity_timeout,
+            "max_redirects": MAX_REDIRECTS,
+            "allow_nonstandard_methods": True,
+            "ca_certs": ca,
+            "validate_cert": not insecure,
+        },
+    )
+    if insecure:
+        Display().tell("coro: warning: --insecure: anybody may pose as the server")
+    with _opened(source) as fd:
+        status = coro.run(functools.partial(_run, urls, fd, options))
+    sys.exit(status)
+
+
+def _run(urls: tuple[str, ...], fd: int | None, options: Options) -> Task[int]:
+    return Fetcher(Source(urls, fd), options).run()
+
+
+def _directory(name: str | None) -> Path:
+    """Return the directory for the bodies, made if it is not there."""
+    directory = Path(name or ".")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.BadParameter(
+            f"cannot make the directory {directory}: {error.strerror}", param_hint="--output"
+        ) from error
+    return directory
+
+
+@contextlib.contextmanager
+def _opened(source: str | None) -> Generator[int | None]:
+    """Open the list of URLs for the length of the block."""
+    if source is None or source == "-":
+        yield None if source is None else 0
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(open(source, "rb", buffering=0))
+        except OSError as error:
+            raise click.BadParameter(
+                f"cannot read {source}: {error.strerror}", param_hint="--input"
+            ) from error
+        yield file.fileno()
+
+
+def _allow_descriptors(concurrency: int) -> None:
+    """Make use of as many descriptors as this process may have.
+
+    A fetch needs two sockets while addresses race, and a file; kept connections come on top.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = 3 * concurrency + 32
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise click.BadParameter(
+            f"{concurrency} fetches need {needed} descriptors; {hard} is the limit (ulimit -n)",
+            param_hint="--concurrency",
+        )
+    wanted = max(needed, 65536) if hard == resource.RLIM_INFINITY else hard
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
