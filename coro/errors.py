@@ -225,6 +225,9 @@ class HTTPTLSError(RequestError):
 class HTTPTimeoutError(RequestError, TimeoutError):
     """A time limit ran out; the subclass says which."""
 
+    def __str__(self) -> str:
+        return self.message
+
 
 class QueueTimeoutError(HTTPTimeoutError):
     """No connection slot became free in time."""

@@ -172,6 +172,14 @@ class Waiter(Future[Any]):
     def _time_out(self) -> None:
         self.set_exception(TimeoutError("Timeout"))
 
+    def _take_error(self) -> BaseException:
+        error = super()._take_error()
+        if type(error) is TimeoutError:
+            # The line may keep this future for a while; but not the frames that the error has seen.
+            self._value = TimeoutError(*error.args)
+            self._traceback = None
+        return error
+
     def _leave(self) -> None:
         self._line.give_up()
         if self._timer is not None:

@@ -48,6 +48,7 @@ class _Multi(Future[Any]):
         children = self._children
         results = []
         first: BaseException | None = None
+        failed: Future[Any] | None = None
         asked = self._cancel_asked
         for child in children:
             if child._state == DONE:
@@ -56,9 +57,10 @@ class _Multi(Future[Any]):
             error = child._take_error()
             if first is None:
                 first = error
+                failed = child
                 if not asked:
                     continue
-            elif error is first:
+            elif error is first or child is failed:
                 continue
             if child._state != CANCELLED and not isinstance(error, self._quiet):
                 what = "Exception in cancelled" if asked else "Multiple exceptions in"

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import re
 import ssl
@@ -172,6 +173,8 @@ class IOStream:
         self._received = self._buffer.data
         self._queue = WriteQueue()
         self._lost = 0
+        # When bytes that had to wait were last taken by the system, in the loop's time.
+        self.sent_at = -math.inf
         # What ``write_soon`` keeps until the end of the turn.
         self._soon = b""
         # (value of queue.added at which it is done, future), in order.
@@ -614,6 +617,7 @@ class IOStream:
                 self._break(error)
                 return
             queue.advance(sent)
+            self.sent_at = self.io_loop.time()
             done = queue.added - queue.size
             writes = self._writes
             while writes and writes[0][0] <= done:

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any, Protocol
 
 from coro.connector import Address, connect_first
-from coro.errors import TimeoutError
+from coro.errors import TimeoutError, format_address
 from coro.future import Future
 from coro.gen import Task, convert_yielded, coroutine
 from coro.gen import timeout as time_limit
@@ -108,8 +108,8 @@ def timeout_message(phase: str, host: str, port: int) -> str:
     if phase == "dns":
         return f"Timeout while resolving {host}"
     if phase == "tls":
-        return f"Timeout during TLS handshake with {host}:{port}"
-    return f"Timeout while connecting to {host}:{port}"
+        return f"Timeout during TLS handshake with {format_address((host, port))}"
+    return f"Timeout while connecting to {format_address((host, port))}"
 
 
 def _connect_plain(
@@ -145,7 +145,9 @@ def _connect_plain(
 
     record.phase = "dns"
     lookups = _look_up(loop, host, port, af, resolver)
-    stream: IOStream = yield connect_first(f"{host}:{port}", lookups, begin, on_resolved)
+    stream: IOStream = yield connect_first(
+        format_address((host, port)), lookups, begin, on_resolved
+    )
     record.connected = loop.time()
     stream.set_nodelay(True)
     return stream

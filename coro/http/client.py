@@ -42,6 +42,7 @@ from coro.errors import (
     TimeoutError,
     TotalTimeoutError,
     WrongLoopError,
+    format_address,
 )
 from coro.gen import Task, Timeout, coroutine, current_task
 from coro.http.codec import MAX_HEADER_BYTES, ResponseDecoder, ResponseHead
@@ -459,7 +460,7 @@ class _Fetch:
         options = self.options
         progress = self.progress
         context = tls_context(options) if target.scheme == "https" else None
-        place = f"{target.host}:{target.port}"
+        place = format_address((target.host, target.port))
         details: dict[str, Any] = {"attempts": progress.attempts, "safe_to_retry": True}
         try:
             stream = yield connect(
@@ -485,7 +486,7 @@ class _Fetch:
     def _timed_out(self, target: Target) -> HTTPTimeoutError:
         """Say which limit it was, by the phase in which it came."""
         phase = self.progress.phase
-        place = f"{target.host}:{target.port}"
+        place = format_address((target.host, target.port))
         if phase in ("queue", "dns", "connect", "tls"):
             details: dict[str, Any] = {
                 "phase": phase,

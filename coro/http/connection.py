@@ -106,6 +106,7 @@ class HTTPConnection:
 
     __slots__ = (
         "_deadline",
+        "_inactivity",
         "_limit",
         "_timer",
         "_total",
@@ -132,6 +133,8 @@ class HTTPConnection:
         self._total: float | None = None
         self._deadline: float | None = None
         self._timer: Timer | None = None
+        # The seconds of silence that are allowed.
+        self._inactivity = 0.0
         # Bytes of the present request that were given to the stream.
         self._written = 0
         stream.set_close_callback(self._closed)
@@ -244,6 +247,7 @@ class HTTPConnection:
 
     def _extend(self, inactivity: float) -> None:
         """Move the deadline to ``inactivity`` seconds from now, but not beyond the total limit."""
+        self._inactivity = inactivity
         deadline = self.stream.io_loop.time() + inactivity
         if self._total is not None:
             deadline = min(deadline, self._total)
@@ -256,8 +260,11 @@ class HTTPConnection:
         deadline = self._deadline
         if deadline is None:
             return
+        if deadline != self._total:
+            # Nothing came, but the request may still be moving.
+            deadline = max(deadline, self.stream.sent_at + self._inactivity)
         if deadline > self.stream.io_loop.time():
-            self._arm(deadline)
+            self._arm(deadline if self._total is None else min(deadline, self._total))
         elif self._limit is not None:
             self._limit.expire()
 

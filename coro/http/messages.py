@@ -97,7 +97,8 @@ class HTTPRequest:
         auth_username, auth_password, auth_mode: credentials for the server; the mode is "basic".
         connect_timeout: seconds for resolving, connecting and the TLS handshake. None: no limit.
         request_timeout: seconds for the whole request. None: no limit.
-        inactivity_timeout: seconds without a byte received. None: no limit.
+        inactivity_timeout: seconds without a byte received (nor, of a body that is on its way,
+            sent). None: no limit.
         if_modified_since: seconds since the epoch or a datetime, sent as ``If-Modified-Since``.
         follow_redirects: follow redirects instead of returning the 3xx response.
         max_redirects: how many of them at most.

@@ -19,6 +19,7 @@ from coro.errors import (
 from coro.future import Future
 from coro.gen import coroutine, sleep
 from coro.http import AsyncHTTPClient, HTTPResponse
+from coro.http.connection import HTTPConnection
 from coro.loop import IOLoop
 from coro.resolver import Resolver
 from tests.http.serving import chunked, response
@@ -70,7 +71,7 @@ def test_the_time_of_the_whole(
     )
     error: Any = got.error
     assert type(error) is TotalTimeoutError
-    assert str(error) == "HTTP 599: Timeout during request"
+    assert str(error) == "Timeout during request"
     assert isinstance(error, TimeoutError)
     assert (error.phase, error.attempts, error.safe_to_retry) == ("wait", 1, safe)
     assert error.bytes_sent > len(body or b"") + 16
@@ -165,7 +166,7 @@ def test_silence(loop: IOLoop, client: AsyncHTTPClient, serve: Any) -> None:
     )
     assert type(got.error) is ReadTimeoutError
     place = f"127.0.0.1:{server.port}"
-    assert str(got.error) == f"HTTP 599: Timeout: {place} sent nothing for 3 s"
+    assert str(got.error) == f"Timeout: {place} sent nothing for 3 s"
     assert isinstance(got.error, TimeoutError)
     assert seconds == pytest.approx(3)
 
@@ -252,7 +253,7 @@ def test_the_time_to_connect(loop: IOLoop, client: AsyncHTTPClient, deaf_port: i
         )
         error: Any = got.error
         assert type(error) is ConnectTimeoutError
-        assert str(error) == f"HTTP 599: Timeout while connecting to 127.0.0.1:{deaf_port}"
+        assert str(error) == f"Timeout while connecting to 127.0.0.1:{deaf_port}"
         assert (error.phase, error.attempts, error.bytes_sent) == ("connect", 0, 0)
         assert error.safe_to_retry
         assert seconds == pytest.approx(expected)
@@ -286,7 +287,7 @@ def test_the_time_to_resolve(loop: IOLoop, serve: Any) -> None:
     url = f"http://slow.example:{server.port}/"
     got, seconds = elapsed(loop, lambda: client.fetch(url, connect_timeout=4, raise_error=False))
     assert type(got.error) is ConnectTimeoutError
-    assert str(got.error) == "HTTP 599: Timeout while resolving slow.example"
+    assert str(got.error) == "Timeout while resolving slow.example"
     assert got.error.phase == "dns"
     assert seconds == pytest.approx(4)
     got, seconds = elapsed(
@@ -373,7 +374,7 @@ def test_the_time_in_the_queue(loop: IOLoop, serve: Any) -> None:
     for name, limit in (("connect", 3), ("whole", 2)):
         error = got[name].error
         assert type(error) is QueueTimeoutError
-        assert str(error) == "HTTP 599: Timeout in request queue"
+        assert str(error) == "Timeout in request queue"
         assert (error.phase, error.attempts, error.bytes_sent) == ("queue", 0, 0)
         assert error.safe_to_retry
         assert got[name].time_info["total"] == pytest.approx(limit)
@@ -418,3 +419,39 @@ def test_those_that_timed_out_take_no_turn(loop: IOLoop, serve: Any) -> None:
     assert [each.code for each in got] == [200, 599, 599, 599, 200, 599, 599, 200]
     assert seconds == pytest.approx(30)
     client.close()
+
+
+def test_an_upload_that_moves_is_not_silence(
+    fetch: Any, serve: Any, loop: IOLoop, monkeypatch: Any
+) -> None:
+    """The stream tells when it last got rid of something: here at 2, 4, ... 20 seconds."""
+    server = serve(silent)
+    begun = loop.time()
+    bound = HTTPConnection.bound
+
+    def follow(connection: HTTPConnection, *args: Any) -> None:
+        bound(connection, *args)
+        for seconds in range(2, 21, 2):
+            loop.call_later(seconds, setattr, connection.stream, "sent_at", begun + seconds)
+
+    monkeypatch.setattr(HTTPConnection, "bound", follow)
+    with pytest.raises(ReadTimeoutError):
+        fetch(server.url(), inactivity_timeout=3, request_timeout=None)
+    assert loop.time() - begun == pytest.approx(23)
+
+
+def test_an_upload_that_stands_still(fetch: Any, serve: Any, loop: IOLoop) -> None:
+    def script(peer: Any) -> Any:
+        yield peer.stream.read_until(b"\r\n\r\n")
+        yield peer.stream.read_bytes(1_000_000)
+        yield sleep(1000)
+
+    server = serve(script)
+    with pytest.raises(ReadTimeoutError):
+        fetch(
+            server.url(),
+            method="POST",
+            body=bytes(20_000_000),
+            inactivity_timeout=5,
+            request_timeout=None,
+        )

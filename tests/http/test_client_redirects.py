@@ -387,6 +387,6 @@ def test_a_wait_between_two_requests_is_a_wait_in_the_queue(loop: IOLoop, serve:
         ]
 
     first, second = loop.run_sync(both)
-    assert str(first.error) == "HTTP 599: Timeout in request queue"
-    assert str(second.error) == "HTTP 599: Timeout during request"
+    assert str(first.error) == "Timeout in request queue"
+    assert str(second.error) == "Timeout during request"
     client.close()
