@@ -270,10 +270,10 @@ class Event:
 
     def set(self) -> None:
         """Set it: all waiters go on, and later ones do not wait."""
-        self._value = True
         waiters = self._waiters
         while waiters:
             waiters.serve(None)
+        self._value = True
 
     def clear(self) -> None:
         """Clear it: from now on ``wait`` waits."""

@@ -46,9 +46,6 @@ GAIError = socket.gaierror
 
 SocketAddress: TypeAlias = tuple[Any, ...] | str
 
-# A connect() that goes on in the background (POSIX), and those of other systems.
-CONNECT_IN_PROGRESS = frozenset({errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EALREADY})
-
 
 class Poller(Protocol):
     """Waits for events on descriptors; level-triggered."""

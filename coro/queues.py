@@ -2,7 +2,7 @@
 
 An item that is handed over belongs to its getter from the very call of ``put``, and room to its
 putter from the very call of ``get``. A getter that is cancelled before its coroutine runs gives the
-item back, to the head of the queue (behind others that came back and wait there).
+item back, to the head of the queue; several who do so in one turn restore the order.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Queue(Generic[T]):
         self._putters = Line()
         self._unfinished_tasks = 0
         self._joiners = Line()
-        # How many items at the head were taken out once and came back.
+        # How many items came back to the head since one was last taken out.
         self._returned = 0
 
     def __repr__(self) -> str:
@@ -160,8 +160,7 @@ class Queue(Generic[T]):
             self._admit()
         elif not self._queue:
             raise QueueEmpty
-        if self._returned:
-            self._returned -= 1
+        self._returned = 0
         return self._get()
 
     def task_done(self) -> None:

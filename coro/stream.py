@@ -28,6 +28,7 @@ waited for; and "not now" arrives as ``SSLWantReadError`` or ``SSLWantWriteError
 from __future__ import annotations
 
 import errno
+import functools
 import logging
 import math
 import os
@@ -43,7 +44,6 @@ from coro.errors import Attempt, StreamBufferFullError, StreamClosedError, Unsat
 from coro.future import PENDING, Future, slot
 from coro.loop import IOLoop
 from coro.net import (
-    CONNECT_IN_PROGRESS,
     ERROR,
     READ,
     WRITE,
@@ -269,14 +269,14 @@ class IOStream:
         """
         future = self._opening = _Opening(self)
         self._state = CONNECTING
-        code = 0
         try:
-            code = self.socket.connect_ex(address)
-            if code and code not in CONNECT_IN_PROGRESS:
-                raise OSError(code, os.strerror(code))
-            self._want(WRITE)
+            self.socket.connect(address)
+        except (BlockingIOError, InterruptedError):
+            pass  # It goes on in the background; the descriptor tells when it is over.
         except OSError as error:
             self._break(error)
+            return future
+        self._want(WRITE)
         return future
 
     def _on_connected(self) -> None:
@@ -515,11 +515,11 @@ class IOStream:
             try:
                 if not self._try(read) and len(self._received) > self.max_buffer_size:
                     _log.error("Reached maximum read buffer size")
-                    self.close(StreamBufferFullError("Reached maximum read buffer size"))
+                    self._on_read_error(StreamBufferFullError("Reached maximum read buffer size"))
             except UnsatisfiableReadError as error:
                 self._reject(error)
 
-    def _on_read_error(self, error: OSError) -> None:
+    def _on_read_error(self, error: Exception) -> None:
         if not _is_reset(error):
             _log.warning("error on read: %s", error)
         self._break(error)
@@ -834,9 +834,12 @@ class SSLIOStream(IOStream):
         while self._state == OPEN and self._read is not None and self.socket.pending():
             super()._on_readable()
 
+    def _bind(self) -> None:
+        super()._bind()
+        self._send = functools.partial(_send_bounded, self.socket)
+
     def _send_views(self, views: list[memoryview]) -> int:
-        with views[0][:WRITE_BUDGET] as view:
-            return self._send(view)
+        return self._send(views[0])
 
     def start_tls(self, *args: Any, **kwargs: Any) -> Future[SSLIOStream]:
         """TLS inside TLS is not possible on a socket's own TLS."""
@@ -848,3 +851,9 @@ def _is_reset(error: BaseException | None) -> bool:
     return isinstance(error, ssl.SSLEOFError) or (
         isinstance(error, OSError) and error.errno in _RESETS
     )
+
+
+def _send_bounded(sock: ssl.SSLSocket, data: Bytes) -> int:
+    """Send the first bytes: as many as when they are tried again, or OpenSSL refuses these."""
+    with memoryview(data) as view, view[:WRITE_BUDGET] as first:
+        return sock.send(first)

@@ -182,7 +182,7 @@ class TestDemo:
             "connections opened",
             *("queue", "dns", "connect", "tls", "sent", "first_byte", "body", "total"),
             "HTTPConnectError: HTTP 599: ",
-            "TimeoutError: HTTP 599: ",
+            "TimeoutError: Timeout during request",
             "HTTPError: HTTP 404: Not Found",
         ]
         assert re.search(".*".join(map(re.escape, told)), printed, re.DOTALL), printed

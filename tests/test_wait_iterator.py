@@ -162,9 +162,8 @@ class TestCancelledWaitIterator:
 
         @coroutine
         def main() -> Any:
-            with pytest.raises(TimeoutError):
-                with timeout(1):
-                    yield iterator.next()
+            with pytest.raises(TimeoutError), timeout(1):
+                yield iterator.next()
             assert not task.done()
             return (yield iterator.next())
 
@@ -260,9 +259,8 @@ class TestAsCompleted:
         @coroutine
         def main() -> Any:
             futures = as_completed([after(3, "b"), after(2, "a")])
-            with pytest.raises(TimeoutError):
-                with timeout(1):
-                    yield next(futures)
+            with pytest.raises(TimeoutError), timeout(1):
+                yield next(futures)
             return (yield next(futures))
 
         assert loop.run_sync(main) == "a"
@@ -279,26 +277,27 @@ def test_nothing_is_left(loop: IOLoop, cancelled: bool) -> None:
         finally:
             yield moment
 
-    def once() -> None:
+    @coroutine
+    def once() -> Any:
         tasks = [after(1, n) for n in range(3)]
         iterator = WaitIterator(*tasks)
         waiting = waits(iterator)
         futures = list(as_completed(tasks))
         if cancelled:
-            turns(loop)
+            yield
             waiting.cancel()
             futures[0].cancel()
-        loop.run_sync(lambda: tasks)
-        loop.run_sync(lambda: sleep(1))
-        loop.run_sync(lambda: drain(iterator))
+        yield tasks
+        yield sleep(1)
+        yield drain(iterator)
         assert waiting.cancelled() is cancelled
 
-    once()
+    loop.run_sync(once)
     gc.collect()
     gc.disable()
     try:
         for _ in range(20):
-            once()
+            loop.run_sync(once)
         assert gc.collect() == 0
     finally:
         gc.enable()
