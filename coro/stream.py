@@ -27,6 +27,7 @@ waited for; and "not now" arrives as ``SSLWantReadError`` or ``SSLWantWriteError
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import logging
@@ -809,6 +810,13 @@ class SSLIOStream(IOStream):
             self._finish_opening(self)
             self._after_opening()
             self._drain_hidden()
+
+    def _close_socket(self) -> None:
+        """Say goodbye (close_notify, RFC 8446 section 6.1) if that goes at once, and close."""
+        if self.error is None and isinstance(self.socket, ssl.SSLSocket):
+            with contextlib.suppress(OSError, ValueError):
+                self.socket.unwrap()
+        super()._close_socket()
 
     def _fail_opening(self, opening: _Opening) -> None:
         if opening._state != PENDING:
