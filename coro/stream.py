@@ -353,7 +353,21 @@ class IOStream:
         """
         if not isinstance(num_bytes, int):
             raise TypeError(f"num_bytes is an int, not {num_bytes!r}")
-        return self._begin(_Read(self, PARTIAL if partial else EXACT, num_bytes))
+        read = _Read(self, PARTIAL if partial else EXACT, num_bytes)
+        registration = self._registration
+        if (
+            self._read is None
+            and not self._received
+            and num_bytes > 0
+            and self._state == OPEN
+            and registration is not None
+            and registration.events & READ
+            and not self._hides
+        ):
+            # The usual read: all is set up, and nothing is there yet.
+            self._read = read
+            return read
+        return self._begin(read)
 
     def read_into(self, buf: bytearray | memoryview, partial: bool = False) -> Future[int]:
         """Read into a buffer of the caller's; return a future of the number of bytes.

@@ -265,19 +265,21 @@ class Task(Future[T]):
         yielded: Any
         try:
             while True:  # once for each task that is resumed in this step
-                waiting = task._waiting
-                task._waiting = None
                 error = value = None
-                if task._must_cancel:
-                    error = task._take_cancel()
-                    if waiting is not None and waiting._state == DONE:
-                        waiting._unclaimed()
-                elif waiting is not None:
-                    if waiting._state == DONE:
+                waiting = task._waiting
+                if waiting is not None:
+                    task._waiting = None
+                    if task._must_cancel:
+                        error = task._take_cancel()
+                        if waiting._state == DONE:
+                            waiting._unclaimed()
+                    elif waiting._state == DONE:
                         value = waiting._value
                     else:
                         error = waiting._take_error()
-                waiting = None
+                    waiting = None
+                elif task._must_cancel:
+                    error = task._take_cancel()
                 loop._current_task = task
                 if hooks is not None:
                     hooks.step_started(task)

@@ -334,8 +334,19 @@ class _Fetch:
                 kept = connection is not None
                 if connection is None:
                     connection = yield from self._open(target, key)
+                self.location = self.receiver = None
+                progress.attempts += 1
+                if self.limit.deadline is not None:
+                    self.limit.reschedule(None)
+                connection.bound(self.limit, self.deadline)
                 try:
-                    decoder = yield from self._exchange(connection, out)
+                    decoder = yield from connection.exchange(
+                        out,
+                        progress,
+                        self._begin_body,
+                        self.max_body,
+                        self.options["inactivity_timeout"],
+                    )
                     response = self._response(decoder, url)
                     if client._closed or out.close or not connection.reusable():
                         connection.close()
@@ -364,19 +375,6 @@ class _Fetch:
                     raise
         finally:
             pool.release()
-
-    def _exchange(
-        self, connection: HTTPConnection, out: Outgoing
-    ) -> Generator[Any, Any, ResponseDecoder]:
-        """Return the exchange of a request on a connection, with this fetch's limits."""
-        self.location = self.receiver = None
-        self.progress.attempts += 1
-        if self.limit.deadline is not None:
-            self.limit.reschedule(None)
-        connection.bound(self.limit, self.deadline)
-        return connection.exchange(
-            out, self.progress, self._begin_body, self.max_body, self.options["inactivity_timeout"]
-        )
 
     def _give_up(self, connection: HTTPConnection, out: Outgoing) -> None:
         """End an exchange that failed."""
