@@ -1,4 +1,4 @@
-"""asyncio's own loop or uvloop, by name: what the asyncio subjects and hosted coro run on."""
+"""asyncio's own loop or uvloop, by name: what the asyncio subjects run on."""
 
 import asyncio
 

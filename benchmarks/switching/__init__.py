@@ -22,15 +22,12 @@ from ..processes import SUBJECT_CORE, measured, python
 
 FLOOR = Subject("bare generators", f"{__name__}.generators")
 CORO = Subject("coro", f"{__name__}.on_coro", (), ("coro",))
-INSIDE_ASYNCIO = Subject("coro inside asyncio", CORO.module, ("--loop", "asyncio"), ("coro",))
-INSIDE_UVLOOP = Subject("coro inside uvloop", CORO.module, ("--loop", "uvloop"), ("coro", "uvloop"))
 ASYNCIO = Subject("asyncio", f"{__name__}.on_asyncio")
 UVLOOP = Subject("uvloop", ASYNCIO.module, ("--loop", "uvloop"), ("uvloop",))
 TORNADO = Subject("Tornado", f"{__name__}.on_tornado", (), ("tornado",))
 TWISTED = Subject("Twisted", f"{__name__}.on_twisted", (), ("twisted",))
 TRIO = Subject("trio", f"{__name__}.on_trio", (), ("trio",))
 
-ALL_CORO = (CORO, INSIDE_ASYNCIO, INSIDE_UVLOOP)
 ASYNCIO_AWAIT = replace(ASYNCIO, name="asyncio, await")
 TRIO_AWAIT = replace(TRIO, name="trio, await")
 TASK_PER_CALL = tuple(
@@ -43,13 +40,13 @@ CASES = (
         "yield",
         "yield to the loop, 100 tasks",
         "us/op",
-        (FLOOR, *ALL_CORO, ASYNCIO, replace(UVLOOP, wanted=2.0), TORNADO, TWISTED, TRIO),
+        (FLOOR, CORO, ASYNCIO, replace(UVLOOP, wanted=2.0), TORNADO, TWISTED, TRIO),
     ),
     Case(
         "child",
         "yield of a child that returns at once",
         "us/op",
-        (FLOOR, *ALL_CORO, ASYNCIO_AWAIT, *TASK_PER_CALL, TORNADO, TWISTED),
+        (FLOOR, CORO, ASYNCIO_AWAIT, *TASK_PER_CALL, TORNADO, TWISTED),
     ),
     Case(
         "chain",
@@ -57,7 +54,7 @@ CASES = (
         "us/op",
         (
             FLOOR,
-            *ALL_CORO,
+            CORO,
             ASYNCIO_AWAIT,
             TRIO_AWAIT,
             *TASK_PER_CALL,
@@ -69,7 +66,7 @@ CASES = (
         "wake",
         "wake a task through a future",
         "us/op",
-        (FLOOR, *ALL_CORO, ASYNCIO, replace(UVLOOP, wanted=1.0), TORNADO, TWISTED, TRIO),
+        (FLOOR, CORO, ASYNCIO, replace(UVLOOP, wanted=1.0), TORNADO, TWISTED, TRIO),
     ),
 )
 

@@ -1,4 +1,4 @@
-"""coro: on its own epoll loop, or inside asyncio or uvloop, where the same functions run."""
+"""coro on its own epoll loop."""
 
 from argparse import Namespace
 from collections.abc import Callable, Generator
@@ -7,7 +7,6 @@ from typing import Any
 from coro.future import Future
 from coro.gen import coroutine, run
 
-from ..hosts import HOSTS, runner
 from ..trial import Trial
 from .subject import DEPTH, TASKS, main
 
@@ -74,24 +73,17 @@ def players(count: int) -> Coroutine:
     yield [player(slots, me, count // 2) for me in range(2)]
 
 
-def drive(work: Callable[[int], Any], trial: Trial, options: Namespace) -> None:
-    """Yield each count's work on coro's loop, or await it on the host that the options name."""
+def drive(work: Callable[[int], Any], trial: Trial, _options: Namespace) -> None:
+    """Yield each count's work on coro's loop."""
 
     @coroutine
     def measure() -> Coroutine:
         for count in trial:
             yield work(count)
 
-    async def hosted() -> None:
-        await measure()
-
-    if options.loop == "own":
-        run(measure)
-    else:
-        with runner(options.loop) as host:
-            host.run(hosted())
+    run(measure)
 
 
 if __name__ == "__main__":
     works = {"yield": spinners, "child": children, "chain": chains, "wake": players}
-    main(works, drive, ("own", *HOSTS))
+    main(works, drive)
