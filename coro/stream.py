@@ -564,14 +564,15 @@ class IOStream:
                 sent = 0
             except OSError as error:
                 return self._write_failed(error)
-            view = memoryview(data)[sent:]
-        else:
-            view = memoryview(data).cast("B")
+            return self._enqueue(memoryview(data)[sent:])
+        return self._enqueue(memoryview(data).cast("B"), try_now=True)
+
+    def _enqueue(self, view: memoryview, try_now: bool = False) -> Future[None]:
+        """Let bytes wait until the descriptor is writable, unless they are to be tried now."""
+        queue = self._queue
         size = len(view)
-        if (
-            self.max_write_buffer_size is not None
-            and queue.size + size > self.max_write_buffer_size
-        ):
+        limit = self.max_write_buffer_size
+        if limit is not None and queue.size + size > limit:
             view.release()
             raise StreamBufferFullError("Reached maximum write buffer size")
         if not size:
@@ -581,9 +582,9 @@ class IOStream:
         future: Future[None] = Future(loop=self.io_loop)
         self._writes.append((queue.added, future))
         if self._state == OPEN:
-            if was_empty and type(data) is not bytes:
+            if was_empty and try_now:
                 self._on_writable()
-            if self._queue.size:
+            if queue.size:
                 self._want(WRITE)
         return future
 
@@ -601,11 +602,21 @@ class IOStream:
 
     def _send_soon(self) -> None:
         data, self._soon = self._soon, b""
-        if data and self._state != CLOSED:
-            try:
-                self.write(data)
-            except StreamBufferFullError as error:
-                self._break(error)
+        if not data or self._state == CLOSED:
+            return
+        try:
+            sent = self._send(data)
+            if sent == len(data):
+                return
+        except _NOT_NOW:
+            sent = 0
+        except OSError as error:
+            self._write_failed(error)
+            return
+        try:
+            self._enqueue(memoryview(data)[sent:])
+        except StreamBufferFullError as error:
+            self._break(error)
 
     def _empty_write(self) -> Future[None]:
         """A write of nothing is done when the writes before it are."""

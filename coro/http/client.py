@@ -389,18 +389,14 @@ class _Fetch:
             receiver.finish()
         progress = self.progress
         progress.ended = self.client.io_loop.time()
-        response = HTTPResponse(
-            self.request,
-            head.status,
-            effective_url=url,
-            reason=head.reason,
-            start_time=self.started,
-            request_time=progress.ended - progress.acquired,
-            head=head,
-            progress=progress,
-            body=decoder.body if receiver is None else receiver.body(),
-            trailers=decoder.trailers if head.chunked else None,
+        response = HTTPResponse.received(
+            self.request, head, url, self.started, progress, decoder.body
         )
+        response.request_time = progress.ended - progress.acquired
+        if receiver is not None:
+            response._body = receiver.body()
+        if head.chunked:
+            response._trailers = decoder.trailers
         decoder.forget()
         if receiver is not None and receiver.decompresses:
             response.headers["X-Consumed-Content-Encoding"] = response.headers.pop(

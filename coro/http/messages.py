@@ -71,8 +71,11 @@ _PLAIN_ATTRIBUTES = 5
 _NONE_IS_A_VALUE = frozenset({"connect_timeout", "request_timeout", "inactivity_timeout"})
 
 
-class HasHeaders(Protocol):
+class ReceivedHead(Protocol):
     """A received head."""
+
+    status: int
+    reason: str
 
     @property
     def headers(self) -> HTTPHeaders:
@@ -245,7 +248,6 @@ class HTTPResponse:
             outside 200-299.
         request_time: seconds from the start of the request to the last byte, queueing excluded.
         time_info: seconds by phase: queue, dns, connect, tls, sent, first_byte, total.
-        head: whose ``headers`` are the header fields, if these are to be indexed on first look.
         progress: whose ``time_info()`` tells the seconds by phase, when somebody asks.
         reason: the text after the code. Default: the customary one.
         start_time: when the request began, as in ``time.time()``.
@@ -288,13 +290,12 @@ class HTTPResponse:
         *,
         body: bytes | None = None,
         trailers: HTTPHeaders | None = None,
-        head: HasHeaders | None = None,
         progress: HasTimeInfo | None = None,
     ) -> None:
         self.request = request
         self.code = code
         self._headers = headers
-        self._head = head
+        self._head: ReceivedHead | None = None
         self._buffer = buffer
         self.effective_url = request.url if effective_url is None else effective_url
         self._error = error
@@ -305,6 +306,29 @@ class HTTPResponse:
         self.start_time = start_time
         self._body = body
         self._trailers = trailers
+
+    @classmethod
+    def received(
+        cls,
+        request: HTTPRequest,
+        head: ReceivedHead,
+        url: str,
+        start_time: float,
+        progress: HasTimeInfo,
+        body: bytes,
+    ) -> HTTPResponse:
+        """Make the response of a fetch: the constructor without its questions, for a hot path."""
+        self = cls.__new__(cls)
+        self.request = request
+        self.code = head.status
+        self.reason = head.reason or responses.get(head.status, "Unknown")
+        self.effective_url = url
+        self.start_time = start_time
+        self._head = head
+        self._progress = progress
+        self._body = body
+        self._headers = self._buffer = self._error = self._time_info = self._trailers = None
+        return self
 
     @property
     def headers(self) -> HTTPHeaders:
