@@ -25,7 +25,7 @@ from collections.abc import Callable, Generator
 from contextvars import Context, copy_context
 from threading import get_ident
 from types import GenericAlias, TracebackType
-from typing import Any, ClassVar, Generic, Protocol, TypeAlias, cast
+from typing import Any, ClassVar, Generic, Protocol, cast
 
 from typing_extensions import TypeVar
 
@@ -45,9 +45,6 @@ class Runnable(Protocol):
     """What may stand in a ready queue besides ``(callback, args, context)``: a task."""
 
     def _run(self) -> None: ...
-
-
-ReadyItem: TypeAlias = Runnable | tuple[Callable[..., Any], tuple[Any, ...], Context]
 
 
 class Loop(Protocol):

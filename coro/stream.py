@@ -38,7 +38,7 @@ import ssl
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 from coro.buffer import Bytes, ReadBuffer, WriteQueue
 from coro.errors import Attempt, StreamBufferFullError, StreamClosedError, UnsatisfiableReadError
@@ -81,8 +81,6 @@ WRITE_PIECES = 64
 
 _NOT_NOW = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _RESETS = frozenset({errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE, errno.ETIMEDOUT})
-
-F = TypeVar("F", bound=Future[Any])
 
 
 class _Read(Future[Any]):
@@ -563,7 +561,10 @@ class IOStream:
             except _NOT_NOW:
                 sent = 0
             except OSError as error:
-                return self._write_failed(error)
+                self._on_write_error(error)
+                failed: Future[None] = Future(loop=self.io_loop)
+                self._fail(failed)
+                return failed
             return self._enqueue(memoryview(data)[sent:])
         return self._enqueue(memoryview(data).cast("B"), try_now=True)
 
@@ -611,7 +612,7 @@ class IOStream:
         except _NOT_NOW:
             sent = 0
         except OSError as error:
-            self._write_failed(error)
+            self._on_write_error(error)
             return
         try:
             self._enqueue(memoryview(data)[sent:])
@@ -622,13 +623,10 @@ class IOStream:
         """A write of nothing is done when the writes before it are."""
         return self._writes[-1][1] if self._writes else self.io_loop.nothing
 
-    def _write_failed(self, error: OSError) -> Future[None]:
+    def _on_write_error(self, error: OSError) -> None:
         if not _is_reset(error):
             _log.warning("Write error on fd %s: %s", self._fd, error)
         self._break(error)
-        future: Future[None] = Future(loop=self.io_loop)
-        future._fail_quietly(StreamClosedError(error))
-        return future
 
     def _on_writable(self) -> None:
         queue = self._queue
@@ -638,9 +636,7 @@ class IOStream:
             except _NOT_NOW:
                 return
             except OSError as error:
-                if not _is_reset(error):
-                    _log.warning("Write error on fd %s: %s", self._fd, error)
-                self._break(error)
+                self._on_write_error(error)
                 return
             queue.advance(sent)
             self.sent_at = self.io_loop.time()
