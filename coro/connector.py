@@ -12,10 +12,16 @@ if that is an IPv4 one, IPv6 gets another 50 ms to answer, because it would go f
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
-from coro.errors import Attempt, ConnectError, ResolveError, StreamClosedError
+from coro.errors import (
+    Attempt,
+    ConnectError,
+    ResolveError,
+    StreamClosedError,
+    format_address,
+)
 from coro.future import Future
 from coro.gen import Task, coroutine
 from coro.loop import IOLoop
@@ -30,6 +36,8 @@ Addresses = list[Address]
 # Seconds, RFC 8305 section 8: between attempts (0.1 to 2), and for IPv6 addresses to come late.
 ATTEMPT_DELAY = 0.25
 RESOLUTION_DELAY = 0.05
+
+_FAMILIES: dict[int, str] = {AF_INET: "IPv4", AF_INET6: "IPv6"}
 
 
 @coroutine
@@ -63,6 +71,22 @@ def connect_first(
         race.close()
 
 
+class _Wakeup(Future[None]):
+    """Done when something happened that the race must look at."""
+
+    __slots__ = ("race",)
+
+    def __init__(self, race: _Race) -> None:
+        super().__init__(loop=race._loop)
+        self.race: _Race | None = race
+
+    def _awaited(self) -> str:
+        return "" if self.race is None else self.race.describe()
+
+    def _inputs(self) -> Sequence[tuple[str, Any]]:
+        return () if self.race is None else self.race.under_way()
+
+
 class _Race:
     """The look-ups and the attempts of one connection."""
 
@@ -90,7 +114,7 @@ class _Race:
         self._attempts: list[Attempt] = []
         # When the next attempt may begin beside those under way.
         self._next_start = self._loop.time()
-        self._wakeup: Future[None] = Future(loop=self._loop)
+        self._wakeup = _Wakeup(self)
         for lookup in lookups.values():
             lookup.add_done_callback(self._wake)
 
@@ -120,6 +144,23 @@ class _Race:
         self._lookups.clear()
         self._lookup_errors.clear()
         self._running.clear()
+        self._wakeup.race = None
+
+    def describe(self) -> str:
+        """Say how far it has come."""
+        begun = len(self._attempts) + len(self._running)
+        known = begun + sum(map(len, self._untried.values()))
+        if not known:
+            return f"look up {self._host}"
+        return f"connect {self._host}, attempt {begun} of {known}"
+
+    def under_way(self) -> Sequence[tuple[str, Any]]:
+        """The look-ups and the attempts that have not ended."""
+        lookups = [(_FAMILIES.get(family, ""), each) for family, each in self._lookups.items()]
+        attempts = [
+            (format_address(address[1]), attempt) for attempt, (address, _) in self._running.items()
+        ]
+        return [(label, future) for label, future in lookups + attempts if not future.done()]
 
     def _wake(self, _future: Future[Any]) -> None:
         if not self._wakeup.done():
@@ -135,7 +176,7 @@ class _Race:
         finally:
             if timer is not None:
                 self._loop.remove_timeout(timer)
-        self._wakeup = Future(loop=self._loop)
+        self._wakeup = _Wakeup(self)
 
     def _take_answers(self) -> None:
         """Take in the addresses of the look-ups that have ended."""

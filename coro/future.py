@@ -21,7 +21,7 @@ import concurrent.futures
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextvars import Context, copy_context
 from threading import get_ident
 from types import GenericAlias, TracebackType
@@ -30,6 +30,7 @@ from typing import Any, ClassVar, Generic, Protocol, cast
 from typing_extensions import TypeVar
 
 from coro.errors import CancelledError, InvalidStateError, WrongLoopError, WrongThreadError
+from coro.timers import Timer
 
 __all__ = ["Future", "Loop", "Slot", "chain_future", "is_future", "slot"]
 
@@ -105,6 +106,7 @@ class Future(Generic[T]):
     __slots__ = (
         "__weakref__",
         "_asyncio_future_blocking",
+        "_birthplace",
         "_callbacks",
         "_loop",
         "_state",
@@ -117,6 +119,8 @@ class Future(Generic[T]):
     # Whether its end waits for the end of others, which are cancelled in its place.
     _passes_cancel: ClassVar[bool] = False
 
+    # Where it was made, as text; set in debug mode only.
+    _birthplace: object
     _traceback: TracebackType | None
     _unretrieved: _Unretrieved
 
@@ -216,7 +220,11 @@ class Future(Generic[T]):
             self._refuse_thread()
         self._state = DONE
         self._value = result
-        if self._waiter is not None or self._callbacks is not None:
+        waiter = self._waiter
+        if waiter is not None and self._callbacks is None and loop is not None:
+            self._waiter = None
+            loop._ready.append(waiter)
+        elif waiter is not None or self._callbacks is not None:
             self._wake()
 
     def set_exception(self, exception: type[BaseException] | BaseException) -> None:
@@ -292,11 +300,17 @@ class Future(Generic[T]):
 
     def _arm(self, error: BaseException) -> None:
         """Let the error be logged when the future dies before anybody looked at it."""
-        self._unretrieved = _Unretrieved(error, self._origin())
+        self._unretrieved = _Unretrieved(error, self._origin() + self._made_at())
 
     def _origin(self) -> str:
         """What to call it in the log when its error is never looked at."""
         return "A Future"
+
+    def _made_at(self) -> str:
+        try:
+            return f", created at {self._birthplace}"
+        except AttributeError:
+            return ""
 
     # --- waiting ---------------------------------------------------------------------------
 
@@ -406,7 +420,7 @@ class Future(Generic[T]):
     __iter__ = __await__
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._describe()}>"
+        return f"<{type(self).__name__} {self._describe()}{self._made_at()}>"
 
     def _describe(self) -> str:
         if self._state == DONE:
@@ -414,6 +428,25 @@ class Future(Generic[T]):
         if self._state == FAILED:
             return f"failed: {_short(self._value)}"
         return _STATE_NAMES[self._state]
+
+    # --- being dumped ----------------------------------------------------------------------
+
+    # ``coro.stuck`` calls these, on pending futures, at any time and in any thread.
+
+    def _awaited(self) -> str:
+        """What who waits for it waits for, in one short line; "" if its inputs say it all."""
+        return "" if self._inputs() else repr(self)
+
+    def _inputs(self) -> Sequence[tuple[str, Any]]:
+        """What has to end before it does, each with a label, which may be empty."""
+        entries = [entry for entry in self._callbacks or () if isinstance(entry, tuple)]
+        owners = [getattr(callback, "__self__", None) for callback, _ in entries]
+        return [("", owner.source) for owner in owners if isinstance(owner, _Backwards)]
+
+    def _left(self, timer: Timer) -> str:
+        """How far away the deadline of a timer of its loop is."""
+        seconds = timer.deadline - self._loop.time()
+        return f"{seconds:.1f} s left" if seconds >= 0 else f"due {-seconds:.1f} s ago"
 
 
 def _short(value: object) -> str:
@@ -430,6 +463,23 @@ def is_future(x: object) -> bool:
         hasattr(type(x), "_asyncio_future_blocking")
         and getattr(x, "_asyncio_future_blocking") is not None  # noqa: B009
     )
+
+
+class _Backwards:
+    """Passes a cancellation of what follows a source on to the source."""
+
+    __slots__ = ("_call", "source")
+
+    def __init__(self, source: Any, call: Callable[[Callable[[Any], None], Any], None]) -> None:
+        self.source = source
+        self._call = call
+
+    def target_ended(self, target: Any) -> None:
+        self._call(self._pass_on, target)
+
+    def _pass_on(self, target: Any) -> None:
+        if target.cancelled() and not self.source.done():
+            self.source.cancel()
 
 
 def chain_future(a: Any, b: Any) -> None:
@@ -461,12 +511,8 @@ def chain_future(a: Any, b: Any) -> None:
         else:
             b.set_result(source.result())
 
-    def cancel_back(target: Any) -> None:
-        if target.cancelled() and not a.done():
-            a.cancel()
-
     if a.done():
         copy(a)
         return
     a.add_done_callback(lambda source: on_loop(copy, source))
-    b.add_done_callback(lambda target: on_loop(cancel_back, target))
+    b.add_done_callback(_Backwards(a, on_loop).target_ended)

@@ -33,8 +33,20 @@ class Observer:
     def step_ended(self, task: Any) -> None:
         """The task suspended itself or ended."""
 
+    def task_started(self, task: Any) -> None:
+        """The task was created and is about to run for the first time."""
+
     def task_ended(self, task: Any) -> None:
         """The task has a result, an error, or was cancelled."""
+
+    def resource_opened(self, resource: Any) -> None:
+        """Something that has to be closed was made on the loop: a stream."""
+
+    def resource_closed(self, resource: Any) -> None:
+        """It was closed."""
+
+    def loop_closed(self, loop: Any) -> None:
+        """The loop closes: what depends on it has ended, what it holds is about to go."""
 
 
 class Hooks:
@@ -71,6 +83,22 @@ class Hooks:
         """Pass on the end of a step."""
         self._tell("step_ended", task)
 
+    def task_started(self, task: Any) -> None:
+        """Pass on the start of a task."""
+        self._tell("task_started", task)
+
     def task_ended(self, task: Any) -> None:
         """Pass on the end of a task."""
         self._tell("task_ended", task)
+
+    def resource_opened(self, resource: Any) -> None:
+        """Pass on that a stream was made."""
+        self._tell("resource_opened", resource)
+
+    def resource_closed(self, resource: Any) -> None:
+        """Pass on that a stream was closed."""
+        self._tell("resource_closed", resource)
+
+    def loop_closed(self, loop: Any) -> None:
+        """Pass on the close of the loop."""
+        self._tell("loop_closed", loop)

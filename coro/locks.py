@@ -16,7 +16,7 @@ from collections import deque
 from datetime import timedelta
 from threading import get_ident
 from types import TracebackType
-from typing import Any, Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 from coro.errors import TimeoutError
 from coro.future import CANCELLED, DONE, PENDING, Future, slot
@@ -138,6 +138,9 @@ class Waiter(Future[Any]):
 
     __slots__ = ("_claims", "_giver", "_line", "_timer")
 
+    # What he does, for dumps: the words before the giver, who is told where he is known.
+    _doing: ClassVar[str] = "acquire"
+
     # How many wait for what he is given and have not turned out to be cancelled. Set if it is not
     # the one task that stands in ``_waiter``.
     _claims: int
@@ -207,11 +210,19 @@ class Waiter(Future[Any]):
             self._state = CANCELLED
             giver._take_back(gift)
 
+    def _awaited(self) -> str:
+        giver, timer = self._giver, self._timer
+        whose = f"{self._line.count()} in line" if giver is None else repr(giver)
+        left = "" if timer is None else f", {self._left(timer)}"
+        return f"{self._doing} {whose}{left}"
+
 
 class _Notified(Waiter):
     """Who waits for a condition learns by the result that his time was over."""
 
     __slots__ = ()
+
+    _doing = "wait for"
 
     def _time_out(self) -> None:
         self._giver = None
@@ -254,6 +265,14 @@ class Condition:
         self.notify()
 
 
+class _Flagged(Waiter):
+    """Who waits for an event."""
+
+    __slots__ = ()
+
+    _doing = "wait for an Event,"
+
+
 class Event:
     """A flag that coroutines wait for."""
 
@@ -287,7 +306,7 @@ class Event:
         Raises:
             TimeoutError: (in the future) the time was over before.
         """
-        return done() if self._value else Waiter(self._waiters, None, timeout)
+        return done() if self._value else _Flagged(self._waiters, None, timeout)
 
 
 class _Permit:

@@ -23,9 +23,12 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import signal
 import threading
 import time
+import warnings
+import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent import futures
@@ -35,12 +38,15 @@ from types import FrameType
 from typing import Any, ClassVar
 
 from coro.errors import BadYieldError, TimeoutError, WrongThreadError
-from coro.future import Future, chain_future, slot
+from coro.future import Future, slot
 from coro.hooks import Hooks, Observer
 from coro.net import ERROR, READ, WRITE, Network
+from coro.periodic import PeriodicCallback
+from coro.stall import StallWatch, watch
+from coro.threads import submit
 from coro.timers import Timer, TimerHeap
 
-__all__ = ["IOLoop"]
+__all__ = ["IOLoop", "PeriodicCallback"]
 
 _app_log = logging.getLogger("coro.application")
 
@@ -48,6 +54,11 @@ _YEAR = 366 * 86400.0
 
 # The longest poll in seconds; epoll counts milliseconds in a C int, which 25 days exceed.
 _LONGEST_POLL = 86400.0
+
+# A turn in which only tasks go on whose futures were settled polls only if the last poll is so many
+# seconds ago; and one of so many turns in any case, for a clock may stand still.
+_POLL_SECONDS = 50e-6
+_POLL_TURNS = 16
 
 
 class _Registration:
@@ -91,6 +102,8 @@ class IOLoop:
         self._ready: deque[Any] = deque()
         self._timers = TimerHeap()
         self._handlers: dict[int, _Registration] = {}
+        # Tasks that wait for something other than a suspended task, so that none vanishes: whoever
+        # waits for them is referred to by them.
         self._tasks: set[Any] = set()
         self._hooks: Hooks | None = None
         # The task whose step is running, and how deep calls of coroutines are nested in it.
@@ -100,9 +113,17 @@ class IOLoop:
         self._thread: int | None = None
         # True from before the last look at the ready queue until the poll is over.
         self._asleep = False
+        # Whether somebody waits for the next turn as such: by a callback or a bare ``yield``.
+        self._poll_wanted = False
         self._stopping = False
         self._closed = False
         self._turns = 0
+        # The clock at the start of this turn, and when ``start`` was called; seconds that earlier
+        # calls of ``start`` took, and of all of them those spent asleep.
+        self._now = self._began = clock()
+        self._ran = self._idle = 0.0
+        # How late the last due timer was, in seconds, and the latest.
+        self._lag = self._max_lag = 0.0
         # Called once each, after the callbacks of the present turn and before the next poll; they
         # are coro's own and do not raise.
         self._at_turn_end: list[Callable[[], Any]] = []
@@ -125,14 +146,17 @@ class IOLoop:
             raise
         self._poll = self._poller.poll
         self._handlers[self._waker.fileno()] = _Registration(self._waker, self._drain_waker, READ)
+        self._unclosed = weakref.finalize(
+            self, warnings.warn, f"unclosed IOLoop at {id(self):#x}", ResourceWarning
+        )
+        self._unclosed.atexit = False
         if make_current:
             self.make_current()
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "running" if self._thread is not None else "idle"
-        return (
-            f"<IOLoop {state} tasks={len(self._tasks)} timers={len(self._timers)} at {id(self):#x}>"
-        )
+        tasks = len(self._live_tasks())
+        return f"<IOLoop {state} tasks={tasks} timers={len(self._timers)} at {id(self):#x}>"
 
     # --- which loop ------------------------------------------------------------------------
 
@@ -171,20 +195,19 @@ class IOLoop:
         """
         self._check_startable()
         self._thread = threading.get_ident()
+        self._now = self._began = self.time()
         slot.running = self
         in_main = threading.current_thread() is threading.main_thread()
         if in_main:
             previous = signal.set_wakeup_fd(self._waker.write_fileno(), warn_on_full_buffer=False)
         try:
-            while True:
-                self._turn()
-                if self._stopping:
-                    break
+            self._run_turns()
         finally:
             if in_main:
                 signal.set_wakeup_fd(previous)
             self._stopping = False
             self._asleep = False
+            self._ran += self.time() - self._began
             slot.running = None
             self._thread = None
 
@@ -201,52 +224,95 @@ class IOLoop:
         self._check_thread("stop")
         self._stopping = True
 
-    def _turn(self) -> None:
+    def _run_turns(self) -> None:
+        """Turn until ``stop``. One function on purpose: a call per turn or callback would show."""
         ready = self._ready
-        self._asleep = True
-        if ready or self._stopping:
-            timeout: float | None = 0
-        else:
-            timeout = self._timers.next_deadline()
-            if timeout is not None:
-                timeout = min(max(0.0, timeout - self.time()), _LONGEST_POLL)
-        events = self._poll(timeout)
-        self._asleep = False
-        self._turns += 1
-        hooks = self._hooks
-        if hooks is not None:
-            hooks.turn_started(self)
-        if events:
-            self._dispatch(events)
-        heap = self._timers.heap
-        if heap:
-            now = self.time()
-            if heap[0][0] <= now:
-                ready.extend(self._timers.pop_due(now))
-        item = None
+        poll = self._poll
+        time = self.time
+        timers = self._timers
+        heap = timers.heap
+        polled = -math.inf
+        item = callback = args = context = result = None
         try:
-            for _ in range(len(ready)):
-                item = ready.popleft()
-                kind = type(item)
-                if kind is tuple:
-                    self._call(*item)
-                elif kind is Timer:
-                    callback = item.callback
-                    if callback is not None:
-                        args, context = item.args, item.context
-                        item.clear()
-                        self._call(callback, args, context)
+            while True:
+                self._turns += 1
+                if ready or self._stopping:
+                    self._now = now = time()
+                    if (
+                        self._poll_wanted
+                        or now - polled >= _POLL_SECONDS
+                        or self._turns % _POLL_TURNS == 0
+                    ):
+                        self._poll_wanted = False
+                        polled = now
+                        events = poll(0)
+                    else:
+                        events = None
                 else:
-                    item._run()
+                    self._asleep = True
+                    before = time()
+                    deadline = timers.next_deadline()
+                    # Whoever added a callback before this loop was asleep did not wake it.
+                    if ready:
+                        deadline = 0
+                    elif deadline is not None:
+                        deadline = min(max(0.0, deadline - before), _LONGEST_POLL)
+                    events = poll(deadline)
+                    self._asleep = False
+                    self._now = now = polled = time()
+                    self._idle += now - before
+                hooks = self._hooks
+                if hooks is not None:
+                    hooks.turn_started(self)
+                if events:
+                    self._dispatch(events)
+                if heap and heap[0][0] <= now:
+                    due = timers.pop_due(now)
+                    if due:
+                        self._lag = now - due[0].deadline
+                        self._max_lag = max(self._max_lag, self._lag)
+                        ready.extend(due)
+                        del due
+                for _ in range(len(ready)):
+                    item = ready.popleft()
+                    kind = type(item)
+                    if kind is tuple:
+                        callback, args, context = item
+                    elif kind is Timer:
+                        callback, args, context = item.callback, item.args, item.context
+                        if callback is None:
+                            continue
+                        item.clear()
+                    else:
+                        item._run()
+                        continue
+                    # The one place where callbacks run.
+                    try:
+                        if context is None:
+                            result = callback(*args)
+                        else:
+                            result = context.run(callback, *args)
+                        if result is not None:
+                            self._follow(callback, result, context)
+                            result = None
+                    except (KeyboardInterrupt, SystemExit):
+                        raise
+                    except BaseException:
+                        _app_log.exception("Exception in callback %r", callback)
+                # What ran may die while the loop sleeps.
+                item = callback = args = context = None
+                if self._at_turn_end:
+                    calls, self._at_turn_end = self._at_turn_end, []
+                    for call in calls:
+                        call()
+                    del calls, call
+                if hooks is not None:
+                    hooks.turn_ended(self)
+                if self._stopping:
+                    return
         finally:
             # This frame may be referred to by a traceback that lives on.
-            item = callback = args = context = None
-        if self._at_turn_end:
-            calls, self._at_turn_end = self._at_turn_end, []
-            for call in calls:
-                call()
-        if hooks is not None:
-            hooks.turn_ended(self)
+            item = callback = args = context = result = None
 
     def _dispatch(self, events: list[tuple[int, int]]) -> None:
         handlers = self._handlers
@@ -258,21 +324,6 @@ class IOLoop:
                     raise
                 except BaseException:
                     _app_log.exception("Exception in the handler of %r", registration.subject)
-
-    def _call(
-        self, callback: Callable[..., Any], args: tuple[Any, ...], context: Context | None
-    ) -> None:
-        """The one place where callbacks run."""
-        try:
-            result = context.run(callback, *args) if context is not None else callback(*args)
-            if result is not None:
-                self._follow(callback, result, context)
-                # This frame is reachable from the traceback of an error of the result.
-                result = None
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException:
-            _app_log.exception("Exception in callback %r", callback)
 
     def _follow(self, callback: Callable[..., Any], result: Any, context: Context | None) -> None:
         """Log the error of what a callback returned, if that is something to wait for."""
@@ -335,9 +386,12 @@ class IOLoop:
             except Exception:
                 _app_log.exception("Exception while closing %r", self)
         self._on_close.clear()
+        if self._hooks is not None:
+            self._hooks.loop_closed(self)
         for number in list(self._signals):
             self.remove_signal_handler(number)
         self._closed = True
+        self._unclosed.detach()
         if all_fds:
             self._close_subjects()
         for registration in self._handlers.values():
@@ -396,6 +450,7 @@ class IOLoop:
         if self._closed:
             return
         self._ready.append((callback, args, copy_context()))
+        self._poll_wanted = True
         if self._asleep:
             self._waker.wake()
 
@@ -554,13 +609,7 @@ class IOLoop:
             executor: None for the loop's default one.
         """
         self._check_thread("run_in_executor")
-        if executor is None:
-            if self._executor is None:
-                self._executor = futures.ThreadPoolExecutor(thread_name_prefix="coro-executor")
-            executor = self._executor
-        future: Future[Any] = Future(loop=self)
-        chain_future(executor.submit(func, *args), future)
-        return future
+        return submit(self, executor, func, *args)
 
     def set_default_executor(self, executor: futures.Executor) -> None:
         """Set the executor that ``run_in_executor(None, ...)`` uses."""
@@ -592,6 +641,19 @@ class IOLoop:
 
     # --- watching --------------------------------------------------------------------------
 
+    def _live_tasks(self) -> set[Any]:
+        """All tasks that are suspended or queued: those that are held, and who waits for them."""
+        found: set[Any] = set()
+        todo = [*self._tasks, *(item for item in self._ready.copy() if hasattr(item, "_run"))]
+        while todo:
+            task = todo.pop()
+            if task not in found:
+                found.add(task)
+                if task._waiter is not None:
+                    todo.append(task._waiter)
+                todo.extend(each for each in task._callbacks or () if type(each) is not tuple)
+        return found
+
     def add_observer(self, observer: Observer) -> None:
         """Tell an observer of this loop's turns and steps from now on."""
         self._check_thread("add_observer")
@@ -607,14 +669,47 @@ class IOLoop:
             if not self._hooks.observers:
                 self._hooks = None
 
-    def statistics(self) -> dict[str, int]:
-        """Count what the loop holds now: turns so far, ready entries, tasks, timers, handlers."""
+    def set_stall_threshold(self, seconds: float | None) -> None:
+        """Log a warning, with the stack, while one turn takes longer than this; None: no more.
+
+        A thread beside the loop watches; the loop itself pays nothing. See ``coro.stall``.
+
+        Raises:
+            ValueError: it is not more than 0.
+            RuntimeError: the loop is closed.
+        """
+        self._check_thread("set_stall_threshold")
+        if self._closed:
+            raise RuntimeError(f"{self!r} is closed")
+        if seconds is not None and not seconds > 0:
+            raise ValueError(f"a stall threshold is more than 0 seconds, not {seconds!r}")
+        end = self._on_close.pop(StallWatch, None)
+        if end is not None:
+            end()
+        if seconds is not None:
+            self._on_close[StallWatch] = watch(self, seconds).end
+
+    def statistics(self) -> dict[str, float]:
+        """Return figures of the loop; times in seconds.
+
+        ``turns`` so far; ``ready`` entries, ``tasks``, ``timers`` and ``handlers`` that it holds
+        now; ``lag``, how late the last due timer was, and ``max_lag``, the latest; ``busy_ratio``,
+        the share of its time (0 to 1) that it did not spend waiting for something to happen.
+        """
+        ran = self._ran
+        if self._thread is not None:
+            # What it waited since it fell asleep is not counted yet.
+            ran += (self._now if self._asleep else self.time()) - self._began
+        busy = 1 - self._idle / ran if ran > 0 else 0.0
         return {
             "turns": self._turns,
             "ready": len(self._ready),
-            "tasks": len(self._tasks),
+            "tasks": len(self._live_tasks()),
             "timers": len(self._timers),
             "handlers": len(self._handlers) - (0 if self._closed else 1),
+            "lag": self._lag,
+            "max_lag": self._max_lag,
+            "busy_ratio": min(max(busy, 0.0), 1.0),
         }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from coro.future import CANCELLED, DONE, PENDING, Future, slot
@@ -103,6 +103,15 @@ class _Multi(Future[Any]):
         self._conclude()
         return None
 
+    def _awaited(self) -> str:
+        kind = "list" if self._keys is None else "dict"
+        return f"{kind}, {len(self._inputs())} of {len(self._children)} unfinished"
+
+    def _inputs(self) -> Sequence[tuple[str, Any]]:
+        keys = range(len(self._children)) if self._keys is None else self._keys
+        places = zip(keys, self._children, strict=True)
+        return [(f"[{key!r}]", child) for key, child in places if child._state == PENDING]
+
 
 def multi(children: Iterable[Any] | Mapping[Any, Any], quiet_exceptions: Quiet = ()) -> Future[Any]:
     """Wait for several things side by side; the future's result has the shape of ``children``.
@@ -151,6 +160,19 @@ class _Next(Future[Any]):
         iterator, self._iterator = self._iterator, None
         if iterator is not None and self._given is not None:
             iterator._take_back(*self._given)
+
+    def _awaited(self) -> str:
+        return f"the first of {len(self._inputs())}"
+
+    def _inputs(self) -> Sequence[tuple[str, Any]]:
+        iterator = self._iterator
+        places = {} if iterator is None else iterator._places.copy()
+        return [
+            (f"[{key!r}]", future)
+            for future, keys in places.items()
+            if not future.done()
+            for key in tuple(keys)
+        ]
 
 
 class WaitIterator:

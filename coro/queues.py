@@ -34,9 +34,27 @@ class _Putter(Waiter):
 
     __slots__ = ("item",)
 
+    _doing = "put into a full Queue,"
+
     def __init__(self, line: Line, item: Any, deadline: Deadline) -> None:
         super().__init__(line, None, deadline)
         self.item = item
+
+
+class _Getter(Waiter):
+    """Who waits for an item."""
+
+    __slots__ = ()
+
+    _doing = "get from"
+
+
+class _Joiner(Waiter):
+    """Who waits until all items have been dealt with."""
+
+    __slots__ = ()
+
+    _doing = "join a Queue,"
 
 
 class _Items(Generic[T]):
@@ -148,7 +166,7 @@ class Queue(Generic[T]):
         """
         if self._queue or self._putters:
             return Gift(self.get_nowait(), self)
-        return Waiter(self._getters, self, timeout)
+        return _Getter(self._getters, self, timeout)
 
     def get_nowait(self) -> T:
         """Take an item out.
@@ -184,7 +202,7 @@ class Queue(Generic[T]):
         Raises:
             TimeoutError: (in the future) the time was over before.
         """
-        return Waiter(self._joiners, None, timeout) if self._unfinished_tasks else done()
+        return _Joiner(self._joiners, None, timeout) if self._unfinished_tasks else done()
 
     def __aiter__(self) -> _Items[T]:
         return _Items(self)

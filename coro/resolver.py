@@ -30,6 +30,19 @@ MAX_THREADS = 16
 IDLE_SECONDS = 10.0
 
 
+class _Answer(Future[Addresses]):
+    """The answer to a look-up in a thread."""
+
+    __slots__ = ("host",)
+
+    def __init__(self, loop: IOLoop, host: str) -> None:
+        super().__init__(loop=loop)
+        self.host = host
+
+    def _awaited(self) -> str:
+        return f"resolve {self.host} in a thread"
+
+
 class Resolver:
     """The interface of resolvers: override ``resolve``."""
 
@@ -79,7 +92,7 @@ class ThreadedResolver(Resolver):
 
     def _look_up(self, loop: IOLoop, host: str, port: int, family: int) -> Future[Addresses]:
         """Have a thread look a name up; return the future of its answer."""
-        answer: Future[Addresses] = Future(loop=loop)
+        answer = _Answer(loop, host)
 
         def look_up() -> None:
             try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -41,6 +41,9 @@ class _Sleep(Future[None]):
     def _describe(self) -> str:
         return f"sleep until {self._timer.deadline:.3f} {super()._describe()}"
 
+    def _awaited(self) -> str:
+        return f"sleep, {self._left(self._timer)}"
+
 
 def sleep(duration: float) -> Future[None]:
     """Return a future that is done after ``duration`` seconds: ``yield sleep(0.5)``."""
@@ -70,6 +73,13 @@ class _Follower(Future[Any]):
 
     def _abandoned(self, source: Future[Any]) -> None:
         """The source is settled when nobody waits any longer; its error logs itself."""
+
+    def _awaited(self) -> str:
+        return "shield"
+
+    def _inputs(self) -> Sequence[tuple[str, Any]]:
+        source = self._source
+        return () if source is None else (("", source),)
 
 
 class _Bounded(_Follower):
@@ -138,6 +148,10 @@ class _Bounded(_Follower):
         if self._timer is not None:
             self._loop.remove_timeout(self._timer)
             self._timer = None
+
+    def _awaited(self) -> str:
+        timer = self._timer
+        return "with_timeout" if timer is None else f"with_timeout, {self._left(timer)}"
 
 
 def with_timeout(

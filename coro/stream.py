@@ -41,7 +41,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from coro.buffer import Bytes, ReadBuffer, WriteQueue
-from coro.errors import Attempt, StreamBufferFullError, StreamClosedError, UnsatisfiableReadError
+from coro.errors import (
+    Attempt,
+    StreamBufferFullError,
+    StreamClosedError,
+    UnsatisfiableReadError,
+    format_address,
+)
 from coro.future import PENDING, Future, slot
 from coro.loop import IOLoop
 from coro.net import (
@@ -113,15 +119,49 @@ class _Read(Future[Any]):
     def _describe(self) -> str:
         return f"{_READ_NAMES[self.kind]} on {self.stream!r} {super()._describe()}"
 
+    def _awaited(self) -> str:
+        kind = self.kind
+        what = _READ_NAMES[kind]
+        if kind in (EXACT, PARTIAL):
+            what += f" {self.size}"
+        elif kind == DELIMITER:
+            what += f" {self.pattern!r}"
+        elif kind == REGEX:
+            what += f" {self.pattern.pattern!r}"
+        elif kind == INTO:
+            what += f" {self.filled}/{self.size}"
+        stream = self.stream
+        return f"{what} on {stream._where()}, {len(stream._received)} bytes buffered"
 
-class _Opening(Future[Any]):
-    """A pending connect or handshake. Cancelling it closes the socket."""
+
+class _Write(Future[None]):
+    """A write that the system has not taken whole."""
 
     __slots__ = ("stream",)
 
     def __init__(self, stream: IOStream) -> None:
+        # Future.__init__ spelt out.
+        self._loop = stream.io_loop
+        self._state = PENDING
+        self._value = None
+        self._waiter = None
+        self._callbacks = None
+        self._asyncio_future_blocking = False
+        self.stream = stream
+
+    def _awaited(self) -> str:
+        return f"write on {self.stream._where()}, {self.stream.unsent()} bytes queued"
+
+
+class _Opening(Future[Any]):
+    """A pending connect or handshake. Cancelling it closes the socket."""
+
+    __slots__ = ("address", "stream")
+
+    def __init__(self, stream: IOStream, address: SocketAddress | None = None) -> None:
         super().__init__(loop=stream.io_loop)
         self.stream = stream
+        self.address = address
 
     def cancel(self, msg: Any = None) -> bool:
         if self._state != PENDING:
@@ -132,6 +172,12 @@ class _Opening(Future[Any]):
 
     def _describe(self) -> str:
         return f"opening of {self.stream!r} {super()._describe()}"
+
+    def _awaited(self) -> str:
+        stream = self.stream
+        if stream._state == CONNECTING and self.address is not None:
+            return f"connect fd {stream._fd} to {format_address(self.address)}"
+        return f"TLS handshake on {stream._where()}"
 
 
 class IOStream:
@@ -185,6 +231,9 @@ class IOStream:
         self._state = OPEN
         socket.setblocking(False)
         self._bind()
+        hooks = self.io_loop._hooks
+        if hooks is not None:
+            hooks.resource_opened(self)
 
     def _bind(self) -> None:
         self._recv: Callable[[int], bytes] = self.socket.recv
@@ -202,6 +251,14 @@ class IOStream:
         if self.error is not None:
             parts.append(f"error={self.error!r}")
         return f"<{type(self).__name__} {' '.join(parts)}>"
+
+    def _where(self) -> str:
+        """Its descriptor and its peer, for dumps."""
+        try:
+            peer = format_address(self.socket.getpeername())
+        except OSError:
+            peer = ""
+        return f"fd {self._fd} peer {peer}" if peer else f"fd {self._fd}"
 
     # --- looking ---------------------------------------------------------------------------
 
@@ -266,7 +323,7 @@ class IOStream:
         Raises:
             StreamClosedError: (in the future) the connection failed; ``real_error`` tells why.
         """
-        future = self._opening = _Opening(self)
+        future = self._opening = _Opening(self, address)
         self._state = CONNECTING
         try:
             self.socket.connect(address)
@@ -326,7 +383,7 @@ class IOStream:
         context = context_for(ssl_options, server_side)
         self._forget_events()
         plain, self.socket = self.socket, None
-        self._state = CLOSED
+        self._end()
         callback, self._close_callback = self._close_callback, None
         stream = SSLIOStream(
             wrap(plain, context, server_side=server_side, server_hostname=server_hostname),
@@ -580,7 +637,7 @@ class IOStream:
             return self._empty_write()
         was_empty = not queue.size
         queue.append(view)
-        future: Future[None] = Future(loop=self.io_loop)
+        future = _Write(self)
         self._writes.append((queue.added, future))
         if self._state == OPEN:
             if was_empty and try_now:
@@ -707,7 +764,7 @@ class IOStream:
             return
         if exc_info:
             self.error = sys.exc_info()[1] if isinstance(exc_info, bool) else exc_info
-        self._state = CLOSED
+        self._end()
         self._forget_events()
         self._close_socket()
         self._lost = self._queue.size + len(self._soon)
@@ -727,6 +784,12 @@ class IOStream:
             self._fail_opening(opening)
         if self._close_callback is not None:
             self._schedule_close_callback()
+
+    def _end(self) -> None:
+        self._state = CLOSED
+        hooks = self.io_loop._hooks
+        if hooks is not None:
+            hooks.resource_closed(self)
 
     def _break(self, error: BaseException) -> None:
         """Close because of an error that the stream met itself.

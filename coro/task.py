@@ -5,8 +5,9 @@ Calling a coroutine function creates the task and runs it at once, up to its fir
 something unfinished. From there on the task waits in that thing's waiter slot, and is put into the
 loop's ready queue when it is settled.
 
-``Task._run`` is the whole engine, one function on purpose: it is what a program spends its time in,
-and a call per step or per level would show. It resumes a task, and goes on in the same step
+``_launch`` takes a task's first step, ``Task._run`` all later ones. They are what a program spends
+its time in, therefore each is one function, in which the usual case is spelt out where a call would
+show. ``_run`` resumes a task, and goes on in the same step
 
 - while the task yields things that are settled already (up to a bound, then through the queue, so
   that such a task cannot starve the loop);
@@ -17,16 +18,24 @@ and a call per step or per level would show. It resumes a task, and goes on in t
   else in the next turn). So neither chain nor tree of coroutines can exhaust the interpreter's
   stack.
 
-Context. Every call runs all its steps in one copy of the caller's ``contextvars`` context:
-``context.run(generator.send, value)``, both of them C functions, so no frame of ours stands between
-the coroutines of a traceback.
+Drivers. A generator that is resumed by ``send`` ends by raising ``StopIteration``, which costs more
+than all the rest of a short call. So between the engine and a body stands a *driver*, a generator
+that does ``yield from body`` and, when the body has ended, stores its result or error in the task
+and yields a mark. Drivers without work are kept for the next task.
 
-Tracebacks and lifetimes. An error leaves the generator with the frame of ``_run`` on top of its
-traceback; that entry is cut off. The traceback is kept beside the error and put back each time the
-error is raised, so that raising it again does not lengthen it. The frame of ``_run`` stays
-reachable from the generator's dead frame (``f_back``), therefore it drops its locals before it
-ends: otherwise error, traceback, frame and task would form a circle that only the collector could
-free.
+Context. Every call runs all its steps in one copy of the caller's ``contextvars`` context:
+``context.run(driver.send, value)``, both of them C functions.
+
+Tracebacks and lifetimes. An error leaves the body with the driver's frame on top of its traceback;
+that entry is cut off. The traceback is kept beside the error and put back each time the error is
+raised, so that raising it again does not lengthen it. The body's dead frame refers to the driver's
+(``f_back``), which lives on and holds nothing when it is idle. Errors of the engine's own (what was
+yielded cannot be waited for) refer to the engine's frames, which therefore drop their locals then:
+otherwise error, traceback, frame and task would form a circle that only the collector could free.
+
+Who holds whom. A suspended task is referred to by what it waits for. Where that is a task which is
+suspended itself, it is enough; otherwise the loop's set of tasks holds it too, so that it cannot
+vanish together with a future that nobody else knows.
 
 Cancellation. ``cancel`` walks down to what the innermost task waits for and cancels that; the error
 comes back up as ``CancelledError``. If there is nothing to cancel (the thing is settled in this
@@ -39,9 +48,12 @@ from __future__ import annotations
 import concurrent.futures
 import functools
 import inspect
+import sys
 import types
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from contextvars import Context, copy_context
+from types import FrameType
 from typing import Any, ParamSpec, TypeGuard, overload
 
 from typing_extensions import TypeVar
@@ -53,11 +65,13 @@ from coro.loop import IOLoop
 __all__ = [
     "Return",
     "Task",
+    "all_tasks",
     "convert_yielded",
     "coroutine",
     "current_task",
     "is_coroutine_function",
     "moment",
+    "running_tasks",
 ]
 
 T = TypeVar("T", default=Any)
@@ -107,42 +121,53 @@ class Task(Future[T]):
     """
 
     __slots__ = (
+        "_body",
+        "_born",
         "_cancel_message",
         "_cancel_requests",
-        "_enter",
+        "_context",
         "_held",
         "_must_cancel",
         "_name",
         "_send",
-        "_started",
         "_waiting",
     )
 
     _passes_cancel = True
 
-    _cancel_message: Any
-    _name: str
+    # ``_launch`` sets its fields: a constructor would cost each call of a coroutine a call more.
+    __init__ = object.__init__
 
-    def __init__(
-        self, body: Generator[Any, Any, T] | Coroutine[Any, Any, T], loop: Any, context: Context
-    ) -> None:
+    _body: Generator[Any, Any, T] | Coroutine[Any, Any, T]
+    # Loop time, in seconds, of the turn in which it was made.
+    _born: float
+    _cancel_message: Any
+    _cancel_requests: int
+    _context: Context
+    # Whether the loop's set of suspended tasks refers to it, so that it cannot vanish.
+    _held: bool
+    _must_cancel: bool
+    _name: str
+    # Resumes the body, by way of its driver.
+    _send: Callable[[Any], Any]
+    # The future whose settling resumes the task, or ``_UNSTARTED``. None while it runs, is queued
+    # by a bare ``yield``, or has ended.
+    _waiting: Future[Any] | None
+
+    def _set_up(self, body: Any, loop: Any, context: Context) -> None:
         self._loop = loop
         self._state = PENDING
         self._value = None
         self._waiter = None
         self._callbacks = None
         self._asyncio_future_blocking = False
-        # Bound once: run in the task's context, send into the generator.
-        self._enter = context.run
-        self._send = body.send
-        # The future whose settling resumes the task. None while it runs, is queued by a bare
-        # ``yield``, or has ended.
-        self._waiting: Future[Any] | None = None
-        self._started = True
-        # Whether the loop's set of suspended tasks refers to it, so that it cannot vanish.
+        self._body = body
+        self._context = context
+        self._waiting = None
         self._held = False
         self._must_cancel = False
         self._cancel_requests = 0
+        self._born = loop._now
 
     # --- being cancelled -------------------------------------------------------------------
 
@@ -211,18 +236,18 @@ class Task(Future[T]):
 
     def get_coro(self) -> Any:
         """Return the generator or coroutine object that it drives."""
-        return self._send.__self__  # type: ignore[attr-defined]
+        return self._body
 
     def get_context(self) -> Context:
         """Return the ``contextvars`` context that all its steps run in."""
-        return self._enter.__self__  # type: ignore[attr-defined, no-any-return]
+        return self._context
 
     def get_name(self) -> str:
         """Return its name: what ``set_name`` gave, else the qualified name of its function."""
         try:
             return self._name
         except AttributeError:
-            body = self.get_coro()
+            body = self._body
             return str(getattr(body, "__qualname__", None) or body)
 
     def set_name(self, name: object) -> None:
@@ -235,128 +260,186 @@ class Task(Future[T]):
     def _describe(self) -> str:
         text = f"{self.get_name()} {super()._describe()}"
         waiting = self._waiting
-        if waiting is None:
+        if waiting is None or waiting is _UNSTARTED:
             return text
         # Of a task the name alone: a chain of them may be as long as it likes.
-        return f"{text}, waits for {waiting.get_name() if type(waiting) is Task else waiting!r}"
+        return f"{text}, waits for {getattr(waiting, 'get_name', waiting.__repr__)()}"
+
+    def _awaited(self) -> str:
+        waiting = self._waiting
+        if waiting is _UNSTARTED:
+            return "not started"
+        return "ready" if waiting is None or waiting._state != PENDING else ""
+
+    def _inputs(self) -> Sequence[tuple[str, Any]]:
+        waiting = self._waiting
+        return () if waiting is None or waiting._state != PENDING else (("", waiting),)
 
     # --- running ---------------------------------------------------------------------------
 
     def _start_queued(self) -> None:
         """Start it if nobody yielded it since it was created beyond ``MAX_DEPTH``."""
-        if not self._started:
-            self._started = True
+        if self._waiting is _UNSTARTED:
             self._run()
 
     def _hold(self) -> None:
+        """Let the loop refer to the task, which nothing else may do while it waits."""
         self._held = True
         self._loop._tasks.add(self)
+
+    def _convert(self, yielded: Any) -> Future[Any]:
+        """``convert_yielded`` in the task's context; an error becomes a future that failed."""
+        try:
+            future: Any = self._context.run(convert_yielded, yielded)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            future = _failed(self._loop, _without_top_frame(error))
+        try:
+            return future  # type: ignore[no-any-return]
+        finally:
+            future = yielded = None
+
+    def _suspend(self, yielded: Any) -> Task[Any] | None:
+        """Wait for a future, whatever its state; return the task with which the step goes on.
+
+        That is a child that has not started, or this task where there is nothing to wait for.
+        """
+        if yielded._state == PENDING:
+            try:
+                if yielded is self:
+                    raise RuntimeError(f"Task cannot await on itself: {self!r}")
+                yielded._add_waiter(self, self._loop)
+            except RuntimeError as error:
+                yielded = _failed(self._loop, _without_top_frame(error))
+        self._waiting = yielded
+        try:
+            if yielded._state != PENDING:
+                return self
+            if not self._held:
+                self._hold()
+            if self._must_cancel and yielded.cancel(self._cancel_message):
+                self._must_cancel = False
+            unstarted = type(yielded) is Task and yielded._waiting is _UNSTARTED
+            return yielded if unstarted else None
+        finally:
+            self = yielded = None  # type: ignore[assignment]
 
     def _run(self) -> None:
         """Resume the task, and whatever can go on in the same step (see the top of this file)."""
         task: Any = self
         loop = self._loop
-        outer = loop._current_task
         hooks = loop._hooks
         budget = MAX_CONTINUATIONS
+        # Whether an error was met whose traceback may refer to this frame.
+        errors = False
         waiting: Any
-        error: Any
         value: Any
         yielded: Any
         try:
             while True:  # once for each task that is resumed in this step
-                error = value = None
                 waiting = task._waiting
-                if waiting is not None:
+                if waiting is None:
+                    value = None
+                    error = task._take_cancel() if task._must_cancel else None
+                else:
                     task._waiting = None
                     if task._must_cancel:
                         error = task._take_cancel()
                         if waiting._state == DONE:
                             waiting._unclaimed()
                     elif waiting._state == DONE:
+                        error = None
                         value = waiting._value
+                    elif waiting is _UNSTARTED:
+                        error = None
+                        value = task
+                        if hooks is not None:
+                            hooks.task_started(task)
                     else:
                         error = waiting._take_error()
-                    waiting = None
-                elif task._must_cancel:
-                    error = task._take_cancel()
                 loop._current_task = task
                 if hooks is not None:
                     hooks.step_started(task)
-                enter = task._enter
+                context = task._context
                 send = task._send
 
                 while True:  # once for each yield of the task
-                    try:
-                        if error is None:
-                            yielded = enter(send, value)
-                        else:
-                            yielded = enter(send.__self__.throw, error)
-                    except StopIteration as stop:
-                        state = DONE
-                        value = stop.value
-                        break
-                    except Return as stop:
-                        state = DONE
-                        value = stop.value
-                        break
-                    except CancelledError as caught:
-                        state = CANCELLED
-                        value = _without_top_frame(caught)
-                        break
-                    except (KeyboardInterrupt, SystemExit) as caught:
-                        waiting = task._end(FAILED, _without_top_frame(caught))
-                        if waiting is not None:
-                            loop._ready.append(waiting)
-                        # It leaves ``start`` as well, and so is looked at.
-                        task._retrieve()
-                        raise
-                    except BaseException as caught:
-                        state = FAILED
-                        value = _without_top_frame(caught)
-                        break
+                    if error is None:
+                        yielded = context.run(send, value)
+                    else:
+                        errors = True
+                        yielded = context.run(send.__self__.throw, error)
 
-                    if yielded is None or yielded is moment:
+                    while yielded is _DONE:  # the usual end, spelt out: a parent goes on
+                        waiting = task._waiter
+                        if (
+                            waiting is None
+                            or waiting._must_cancel
+                            or task._must_cancel
+                            or task._callbacks is not None
+                            or hooks is not None
+                            or budget <= 0
+                        ):
+                            break
+                        budget -= 1
+                        _drivers.append(send)
+                        if task._held:
+                            loop._tasks.discard(task)
+                        task._state = DONE
+                        task._waiter = None
+                        value = task._value
+                        task = waiting
+                        task._waiting = None
+                        loop._current_task = task
+                        context = task._context
+                        send = task._send
+                        yielded = context.run(send, value)
+                    if yielded is None:
                         loop._ready.append(task)
+                        loop._poll_wanted = True
                         if not task._held:
                             task._hold()
                         return
                     kind = type(yielded)
-                    if kind is not Task and kind is not Future and not isinstance(yielded, Future):
-                        try:
-                            yielded = enter(convert_yielded, yielded)
-                        except (KeyboardInterrupt, SystemExit):
-                            raise
-                        except BaseException as caught:
-                            error = _without_top_frame(caught)
-                            continue
-                        kind = type(yielded)
+                    if kind is not Task and kind is not Future:
+                        if kind is _Ended:
+                            break
+                        if not isinstance(yielded, Future):
+                            errors = True
+                            yielded = task._convert(yielded)
+                            kind = type(yielded)
+                        if yielded is moment:
+                            loop._ready.append(task)
+                            loop._poll_wanted = True
+                            if not task._held:
+                                task._hold()
+                            return
                     if yielded._state == PENDING:
                         if (
                             yielded._waiter is None
                             and yielded._callbacks is None
                             and yielded._loop is loop
-                            and yielded is not task
+                            and (
+                                kind is not Task
+                                or (yielded is not task and yielded._waiting is not _UNSTARTED)
+                            )
+                            and not task._must_cancel
                         ):
                             yielded._waiter = task
-                        else:
-                            try:
-                                if yielded is task:
-                                    raise RuntimeError(f"Task cannot await on itself: {task!r}")
-                                yielded._add_waiter(task, loop)
-                            except RuntimeError as caught:
-                                error = _without_top_frame(caught)
-                                continue
-                        task._waiting = yielded
-                        if not task._held:
-                            task._held = True
-                            loop._tasks.add(task)
-                        if task._must_cancel and yielded.cancel(task._cancel_message):
-                            task._must_cancel = False
-                        if kind is Task and not yielded._started:
-                            yielded._started = True
+                            task._waiting = yielded
+                            if not task._held:
+                                task._held = True
+                                loop._tasks.add(task)
+                            return
+                        errors = True
+                        waiting = task._suspend(yielded)
+                        if waiting is None:
+                            return
+                        if waiting is not task:
                             break
-                        return
+                        yielded = task._waiting
+                        task._waiting = None
                     budget -= 1
                     if budget <= 0:
                         task._waiting = yielded
@@ -376,54 +459,92 @@ class Task(Future[T]):
 
                 if hooks is not None:
                     hooks.step_ended(task)
-                if task._waiting is not None:
-                    task = task._waiting
+                if kind is not _Ended:
+                    task = waiting
                     continue
-                task = task._end(state, value)
+                _drivers.append(send)
+                errors = True
+                task = task._end(yielded.state)
                 if task is None:
                     return
                 budget -= 1
                 if budget <= 0:
-                    if state == FAILED:
+                    if yielded is _FAILED:
                         # Unless a cancellation overtakes it, the parent will look at the error.
-                        task._waiting._arm(value)
+                        task._waiting._arm(task._waiting._value)
                     loop._ready.append(task)
                     task = None
                     return
+        except BaseException as caught:
+            errors = True
+            if task is None or task._state != PENDING:
+                raise
+            task._thrown(caught)
+            if isinstance(caught, KeyboardInterrupt | SystemExit):
+                raise
         finally:
-            loop._current_task = outer
+            loop._current_task = None
             if hooks is not None and task is not None:
                 hooks.step_ended(task)
-            self = task = outer = waiting = error = value = None  # type: ignore[assignment]
-            yielded = enter = send = None
+            if errors:
+                self = task = waiting = error = value = None  # type: ignore[assignment]
+                yielded = context = send = None
 
-    def _end(self, state: int, value: Any) -> Task[Any] | None:
-        """Settle the task; return the parent if it is to be resumed in this step."""
+    def _thrown(self, error: BaseException) -> None:
+        """Settle the task with an error that passed its driver, which is thereby used up.
+
+        Interrupts do so, and what meets a body that has not begun or was closed by force.
+        """
+        self._body.close()
+        self._value = _without_top_frame(error)
+        parent = self._end(CANCELLED if isinstance(error, CancelledError) else FAILED)
+        if parent is not None:
+            self._loop._ready.append(parent)
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            # It leaves ``start`` as well, and so is looked at.
+            self._retrieve()
+        self = error = parent = None  # type: ignore[assignment]
+
+    def _end(self, state: int) -> Task[Any] | None:
+        """Settle the task, which has its value; return the parent if it goes on in this step."""
         if self._held:
             self._loop._tasks.discard(self)
         if self._must_cancel and state == DONE:
             state = CANCELLED
-            value = self._take_cancel()
+            self._value = self._take_cancel()
         self._state = state
-        self._value = value
         if state == FAILED:
-            self._traceback = value.__traceback__
+            self._traceback = self._value.__traceback__
         hooks = self._loop._hooks
         if hooks is not None:
             hooks.task_ended(self)
-        waiter = self._waiter
+        waiter: Any = self._waiter
         if self._callbacks is None:
             if type(waiter) is Task:
                 self._waiter = None
-                return waiter
+                return waiter  # type: ignore[no-any-return]
             if waiter is None:
                 if state == FAILED:
-                    self._arm(value)
+                    self._arm(self._value)
                 return None
         if state == FAILED:
-            self._arm(value)
+            self._arm(self._value)
         self._wake()
         return None
+
+    def _end_first(self, state: int) -> None:
+        """Settle the task in its first step, where some other may wait for it already."""
+        hooks = self._loop._hooks
+        if hooks is not None:
+            hooks.step_ended(self)
+        parent = self._end(state)
+        if parent is not None:
+            parent._run()
+
+
+# What a task that was called too deep waits for: its first step.
+_UNSTARTED: Future[Any] = Future()
+_UNSTARTED._state = CANCELLED
 
 
 def cancel_with_inputs(future: Any, msg: Any) -> None:
@@ -459,30 +580,182 @@ def _without_top_frame(error: BaseException) -> Any:
     return error.with_traceback(None if traceback is None else traceback.tb_next)
 
 
-def _launch(body: Any, loop: Any, context: Context) -> Task[Any]:
-    """Make the task of a coroutine call and run it up to its first unfinished yield."""
-    task: Any = Task(body, loop, context)
-    if loop._depth < MAX_DEPTH:
-        loop._depth += 1
+class _Ended:
+    """The mark that a driver yields when a body has ended."""
+
+    __slots__ = ("state",)
+
+    def __init__(self, state: int) -> None:
+        self.state = state
+
+
+_DONE, _FAILED, _CANCELLED = map(_Ended, (DONE, FAILED, CANCELLED))
+
+# Drivers without work, by their ``send``.
+_drivers: deque[Callable[[Any], Any]] = deque(maxlen=1000)
+
+
+@types.coroutine
+def _drive() -> Generator[Any, Any, None]:
+    """Run the bodies of tasks, one after another: a task is sent in, then what its body wants."""
+    ended = None
+    while True:
+        task = yield ended
         try:
-            task._run()
+            task._value = yield from task._body
+            ended = _DONE
+        except Return as stop:
+            task._value = stop.value
+            ended = _DONE
+        except CancelledError as error:
+            task._value = _without_top_frame(error)
+            ended = _CANCELLED
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as error:
+            task._value = _without_top_frame(error)
+            ended = _FAILED
         finally:
-            loop._depth -= 1
-    else:
-        task._started = False
-        loop._ready.append((task._start_queued, (), None))
+            # The frame stands in the traceback of an error that the task holds.
+            task = None
+
+
+def _driver() -> Callable[[Any], Any]:
+    driver = _drive()
+    send = driver.send
+    send(None)
+    return send
+
+
+def _failed(loop: Any, error: BaseException) -> Future[Any]:
+    """Make a future that has failed, for a task to raise the error where it stands."""
+    future: Future[Any] = Future(loop=loop)
+    future._fail_quietly(error)
     try:
+        return future
+    finally:
+        del future, error
+
+
+def _launch(body: Any, loop: Any, context: Context) -> Task[Any]:
+    """Make the task of a coroutine call and run it up to its first unfinished yield.
+
+    What most calls do is written out here: to end in the first step, or to yield something pending
+    that nobody else waits for. All else goes on in ``_run``.
+    """
+    task: Any = Task()
+    # ``_set_up`` spelt out.
+    task._loop = loop
+    task._state = PENDING
+    task._value = None
+    task._waiter = None
+    task._callbacks = None
+    task._asyncio_future_blocking = False
+    task._body = body
+    task._context = context
+    task._waiting = None
+    task._held = False
+    task._must_cancel = False
+    task._cancel_requests = 0
+    task._born = loop._now
+    depth = loop._depth
+    if depth >= MAX_DEPTH:
+        task._waiting = _UNSTARTED
+        task._send = _driver()
+        task._hold()
+        loop._ready.append((task._start_queued, (), None))
+        return task  # type: ignore[no-any-return]
+    loop._depth = depth + 1
+    outer = loop._current_task
+    loop._current_task = task
+    hooks = loop._hooks
+    if hooks is not None:
+        hooks.task_started(task)
+        hooks.step_started(task)
+    send = task._send = _drivers.pop() if _drivers else _driver()
+    # As in ``_run``.
+    errors = False
+    try:
+        yielded = context.run(send, task)
+        if yielded is _DONE:
+            _drivers.append(send)
+            if (
+                hooks is None
+                and task._waiter is None
+                and task._callbacks is None
+                and not task._must_cancel
+            ):
+                task._state = DONE
+                return task  # type: ignore[no-any-return]
+            task._end_first(DONE)
+            return task  # type: ignore[no-any-return]
+        if yielded is None:
+            task._hold()
+            loop._ready.append(task)
+            loop._poll_wanted = True
+        else:
+            kind = type(yielded)
+            if kind is not Task and kind is not Future:
+                errors = True
+                if kind is _Ended:
+                    _drivers.append(send)
+                    task._end_first(yielded.state)
+                    return task  # type: ignore[no-any-return]
+                if not isinstance(yielded, Future):
+                    yielded = task._convert(yielded)
+            if (
+                yielded._state == PENDING
+                and yielded._waiter is None
+                and yielded._callbacks is None
+                and yielded._loop is loop
+                and not task._must_cancel
+                and (
+                    kind is not Task
+                    or ((below := yielded._waiting) is not None and below is not _UNSTARTED)
+                )
+            ):
+                yielded._waiter = task
+                task._waiting = yielded
+                # A child that is suspended is held, or below it is, and refers to its parent.
+                if kind is not Task:
+                    task._hold()
+            elif yielded is moment:
+                task._hold()
+                loop._ready.append(task)
+                loop._poll_wanted = True
+            else:
+                errors = True
+                following = task._suspend(yielded)
+                if following is not None:
+                    if hooks is not None:
+                        hooks.step_ended(task)
+                    following._run()
+                    return task  # type: ignore[no-any-return]
+        if hooks is not None:
+            hooks.step_ended(task)
+        return task  # type: ignore[no-any-return]
+    except BaseException as error:
+        errors = True
+        if task._state != PENDING:
+            raise
+        task._thrown(error)
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
         return task  # type: ignore[no-any-return]
     finally:
-        # This frame is reachable from the traceback of the task's own error.
-        task = body = None
+        loop._depth = depth
+        loop._current_task = outer
+        if errors:
+            task = body = context = outer = yielded = following = None  # type: ignore[assignment]
 
 
 def _settled(func: Any, loop: Any, context: Context, state: int, value: Any) -> Task[Any]:
     """Make the task of a call that ended without suspending and without a generator."""
-    task: Any = Task(_no_body(), loop, context)
+    task: Any = Task()
+    task._set_up(_no_body(), loop, context)
     task._name = getattr(func, "__qualname__", None) or repr(func)
-    task._end(state, value)
+    task._value = value
+    task._end(state)
     try:
         return task  # type: ignore[no-any-return]
     finally:
@@ -510,16 +783,22 @@ def coroutine(func: Callable[..., Any]) -> Callable[..., Task[Any]]:
     Arguments:
         func: the function. Its result is what it returns, or the value of ``raise Return(value)``.
     """
-    makes_generator = inspect.isgeneratorfunction(func)
 
-    @functools.wraps(func)
     def wrapper(*args: Any, **kwargs: Any) -> Task[Any]:
+        loop = slot.running or slot.loop()
+        try:
+            # Nothing of the body runs here, so it needs no context of its own.
+            body = func(*args, **kwargs) if kwargs else func(*args)
+        except Exception as error:
+            return _settled(func, loop, copy_context(), FAILED, _without_top_frame(error))
+        return _launch(body, loop, copy_context())
+
+    def plain_wrapper(*args: Any, **kwargs: Any) -> Task[Any]:
         loop = slot.running or slot.loop()
         context = copy_context()
         try:
-            # Creating a generator runs nothing of its body, so it needs no context of its own.
-            body = func(*args, **kwargs) if makes_generator else context.run(func, *args, **kwargs)
-            if makes_generator or type(body) is types.GeneratorType or inspect.iscoroutine(body):
+            body = context.run(func, *args, **kwargs)
+            if type(body) is types.GeneratorType or inspect.iscoroutine(body):
                 return _launch(body, loop, context)
             return _settled(func, loop, context, DONE, body)
         except Return as stop:
@@ -531,8 +810,10 @@ def coroutine(func: Callable[..., Any]) -> Callable[..., Task[Any]]:
         finally:
             body = None
 
-    wrapper.__coro_coroutine__ = True  # type: ignore[attr-defined]
-    return wrapper
+    chosen = wrapper if inspect.isgeneratorfunction(func) else plain_wrapper
+    functools.update_wrapper(chosen, func)
+    chosen.__coro_coroutine__ = True  # type: ignore[attr-defined]
+    return chosen
 
 
 def is_coroutine_function(func: Any) -> bool:
@@ -540,10 +821,35 @@ def is_coroutine_function(func: Any) -> bool:
     return bool(getattr(func, "__coro_coroutine__", False))
 
 
+def running_tasks(frame: FrameType | None) -> list[Task[Any]]:
+    """The tasks whose steps are on a thread's stack, innermost first.
+
+    Coroutines that call others are nested there; only the innermost is known to the loop.
+    """
+    tasks = []
+    while frame is not None:
+        if frame.f_code in {Task._run.__code__, _launch.__code__}:
+            task = frame.f_locals["task"]
+            if task is not None and task._state == PENDING:
+                tasks.append(task)
+        frame = frame.f_back
+    return tasks
+
+
 def current_task() -> Task[Any] | None:
     """Return the task whose step is running in this thread, or None outside of tasks."""
     loop = slot.running or slot.current
     return None if loop is None else loop._current_task
+
+
+def all_tasks() -> set[Task[Any]]:
+    """Return the tasks of the current loop that have not ended."""
+    loop = IOLoop.current(instance=False)
+    if loop is None:
+        return set()
+    running = running_tasks(sys._getframe())
+    live: set[Task[Any]] = loop._live_tasks()
+    return live.union(task for task in running if task._loop is loop)
 
 
 class _Chained(Future[Any]):

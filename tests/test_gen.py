@@ -1,12 +1,10 @@
-"""``run``, the names of ``coro.gen``, and random trees of coroutines against a model of them."""
+"""The names of ``coro.gen``, and random trees of coroutines against a model of them."""
 
 from __future__ import annotations
 
-import gc
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -20,7 +18,6 @@ from coro.future import Future
 from coro.gen import (
     all_tasks,
     coroutine,
-    current_task,
     maybe_future,
     moment,
     run,
@@ -53,209 +50,6 @@ class TestNames:
 
     def test_moment_names_itself(self) -> None:
         assert repr(moment) == "coro.gen.moment"
-
-
-class TestRun:
-    @pytest.fixture(autouse=True)
-    def no_current_loop(self) -> Iterator[None]:
-        IOLoop.clear_current()
-        yield
-        assert IOLoop.current(instance=False) is None
-
-    def test_runs_either_kind_of_coroutine_with_arguments(self) -> None:
-        @coroutine
-        def yields(a: int, b: int) -> Any:
-            yield moment
-            return a + b
-
-        async def awaits(a: int, b: int) -> int:
-            await moment
-            return a + b
-
-        assert run(yields, 1, 2) == 3
-        assert run(awaits, 1, 2) == 3
-        assert run(lambda: None) is None
-
-    def test_errors_come_out(self) -> None:
-        @coroutine
-        def fails() -> Any:
-            yield moment
-            raise ZeroDivisionError
-
-        with pytest.raises(ZeroDivisionError):
-            run(fails)
-
-    def test_misuse_names_the_fix(self) -> None:
-        @coroutine
-        def main() -> Any:
-            with pytest.raises(RuntimeError, match=r"yield main\(\.\.\.\)"):
-                run(main)
-            yield moment
-
-        run(main)
-        with pytest.raises(TypeError, match=r"coro\.run\(main, \.\.\.\)"):
-            run(5)  # type: ignore[arg-type]
-
-    def test_what_is_left_is_cancelled_and_awaited(self) -> None:
-        order: list[str] = []
-
-        @coroutine
-        def background(name: str) -> Any:
-            try:
-                yield sleep(1000)
-            finally:
-                yield moment
-                order.append(name)
-                born_late()
-
-        @coroutine
-        def born_late() -> Any:
-            try:
-                yield sleep(1000)
-            finally:
-                yield moment
-                order.append("late")
-
-        @coroutine
-        def waits_for(task: Any) -> Any:
-            yield task
-
-        @coroutine
-        def main() -> Any:
-            waits_for(background("a"))
-            background("b")
-            yield moment
-            return "result"
-
-        assert run(main) == "result"
-        assert sorted(order) == ["a", "b", "late", "late"]
-
-    @pytest.mark.parametrize("kind", [ZeroDivisionError, KeyboardInterrupt, SystemExit])
-    def test_also_after_an_error_or_an_interrupt(
-        self, kind: type[BaseException], caplog: pytest.LogCaptureFixture
-    ) -> None:
-        order: list[str] = []
-
-        @coroutine
-        def background(name: str) -> Any:
-            try:
-                yield sleep(1000)
-            finally:
-                for _ in range(3):
-                    yield moment
-                order.append(name)
-
-        @coroutine
-        def interrupted() -> Any:
-            yield moment
-            raise kind
-
-        @coroutine
-        def main() -> Any:
-            for name in "abc":
-                background(name)
-            try:
-                yield interrupted()
-            finally:
-                yield moment
-                order.append("main")
-
-        with pytest.raises(kind):
-            run(main)
-        assert sorted(order) == ["a", "b", "c", "main"]
-        gc.collect()
-        assert caplog.records == []
-
-    def test_an_error_of_what_is_left_is_logged_once(
-        self, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        @coroutine
-        def background() -> Any:
-            try:
-                yield sleep(1000)
-            finally:
-                raise ZeroDivisionError
-
-        @coroutine
-        def main() -> Any:
-            background()
-            yield moment
-
-        run(main)
-        gc.collect()
-        (record,) = caplog.records
-        assert record.name == "coro.application"
-        assert "background" in record.getMessage()
-
-    def test_timeout_cancels_main(self) -> None:
-        order: list[str] = []
-
-        @coroutine
-        def main() -> Any:
-            try:
-                yield sleep(1000)
-            finally:
-                yield moment
-                order.append("tidy")
-
-        for limit in (0.001, timedelta(milliseconds=1)):
-            with pytest.raises(TimeoutError):
-                run(main, timeout=limit)
-        assert order == ["tidy", "tidy"]
-
-    def test_tasks_in_a_circle_do_not_keep_it(self) -> None:
-        tasks: list[Any] = []
-
-        @coroutine
-        def waits(number: int) -> Any:
-            yield moment
-            yield tasks[1 - number]
-
-        @coroutine
-        def main() -> Any:
-            tasks.extend([waits(0), waits(1)])
-            yield moment
-            yield moment
-
-        run(main)
-        assert [task.cancelled() for task in tasks] == [True, True]
-
-    def test_leaves_no_circle(self) -> None:
-        @coroutine
-        def fails() -> Any:
-            yield moment
-            raise ZeroDivisionError
-
-        @coroutine
-        def main() -> Any:
-            sleep(100)
-            task = fails()
-            try:
-                yield task
-            except ZeroDivisionError:
-                pass
-            del task
-
-        run(main)
-        gc.collect()
-        gc.disable()
-        try:
-            run(main)
-            assert gc.collect() == 0
-        finally:
-            gc.enable()
-
-    def test_the_current_loop_and_tasks_are_those_of_the_run(self) -> None:
-        @coroutine
-        def main() -> Any:
-            task = current_task()
-            assert task is not None
-            assert IOLoop.current() is task.get_loop()
-            assert all_tasks() == {task}
-            yield moment
-
-        run(main)
-        assert all_tasks() == set()
 
 
 # --- random trees of coroutines against a model ---------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from coro.gen import coroutine, moment, sleep
 from coro.hooks import Observer
 from coro.loop import IOLoop
+from coro.stream import IOStream
 from tests.support.virtual import closing_loop, turns
 
 
@@ -165,7 +167,93 @@ def test_observers_are_told_in_the_order_they_came(loop: IOLoop) -> None:
     assert told == ["a", "b", "c"]
 
 
-EVENTS = ["turn_started", "turn_ended", "step_started", "step_ended", "task_ended"]
+@coroutine
+def at_once() -> Any:
+    return 1
+    yield
+
+
+@coroutine
+def fails_at_once() -> Any:
+    raise ZeroDivisionError
+    yield
+
+
+def test_a_coroutine_that_ends_at_once_starts_and_stops_too(loop: IOLoop) -> None:
+    recorder = Recorder()
+    loop.add_observer(recorder)
+    at_once()
+    assert recorder.events == ["at_once started", "at_once stopped", "at_once ended"]
+    recorder.events.clear()
+    fails_at_once().exception()
+    assert recorder.events == [
+        "fails_at_once started",
+        "fails_at_once stopped",
+        "fails_at_once ended",
+    ]
+
+
+def test_every_task_is_started_once_before_its_first_step(loop: IOLoop) -> None:
+    events: list[tuple[str, Any]] = []
+
+    class Watcher(Observer):
+        def task_started(self, task: Any) -> None:
+            events.append(("started", task))
+
+        def step_started(self, task: Any) -> None:
+            events.append(("step", task))
+
+    @coroutine
+    def deep(level: int) -> Any:
+        yield deep(level - 1) if level else moment
+        yield moment
+
+    loop.add_observer(Watcher())
+    loop.run_sync(lambda: deep(100))
+    starts = [task for event, task in events if event == "started"]
+    assert len(starts) == len(set(starts)) == 101
+    for task in starts:
+        assert [event for event, of in events if of is task][:2] == ["started", "step"]
+
+
+def test_streams_and_the_loops_close(loop: IOLoop) -> None:
+    events: list[tuple[str, Any]] = []
+
+    class Watcher(Observer):
+        def resource_opened(self, resource: Any) -> None:
+            events.append(("opened", resource))
+
+        def resource_closed(self, resource: Any) -> None:
+            events.append(("closed", resource))
+
+        def loop_closed(self, loop: Any) -> None:
+            events.append(("loop closed", loop))
+
+    loop.add_observer(Watcher())
+    here, there = socket.socketpair()
+    stream, other = IOStream(here), IOStream(there)
+    stream.close()
+    stream.close()
+    # What depends on the loop is closed before the loop says so.
+    loop._call_on_close(other, other.close)
+    loop.close()
+    assert events == [
+        ("opened", stream),
+        ("opened", other),
+        ("closed", stream),
+        ("closed", other),
+        ("loop closed", loop),
+    ]
+
+
+EVENTS = [
+    "turn_started",
+    "turn_ended",
+    "step_started",
+    "step_ended",
+    "task_started",
+    "task_ended",
+]
 
 
 def broken(event: str) -> Observer:

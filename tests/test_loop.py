@@ -217,6 +217,9 @@ class TestTurn:
             "tasks": 0,
             "timers": 0,
             "handlers": 0,
+            "lag": 0.0,
+            "max_lag": 0.0,
+            "busy_ratio": 0.0,
         }
         loop.add_callback(int)
         loop.call_later(5, int)
@@ -238,6 +241,52 @@ class TestTurn:
         assert loop.statistics()["handlers"] == 0
         here.close()
         there.close()
+
+    def test_statistics_tell_how_late_timers_were(self, loop: IOLoop) -> None:
+        clock: Any = loop.time
+        loop.call_later(1, int)
+        clock.now += 1.5
+        turns(loop)
+        figures = loop.statistics()
+        assert figures["lag"] == figures["max_lag"] == pytest.approx(0.5)
+        loop.call_later(1, int)
+        clock.now += 1.25
+        turns(loop)
+        figures = loop.statistics()
+        assert figures["lag"] == pytest.approx(0.25)
+        assert figures["max_lag"] == pytest.approx(0.5)
+
+    def test_statistics_tell_the_share_of_time_that_was_busy(self, loop: IOLoop) -> None:
+        clock: Any = loop.time
+        seen = []
+
+        def work() -> None:
+            clock.now += 1
+            seen.append(loop.statistics()["busy_ratio"])
+            loop.stop()
+
+        loop.call_later(3, work)
+        loop.start()
+        assert seen == [pytest.approx(0.25)]
+        assert loop.statistics()["busy_ratio"] == pytest.approx(0.25)
+
+    def test_what_a_poll_waited_already_is_not_taken_for_work(
+        self, loop: IOLoop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        clock: Any = loop.time
+        seen = []
+        poll = loop._poll
+
+        def long_poll(timeout: float | None) -> Any:
+            clock.now += 3
+            seen.append(loop.statistics()["busy_ratio"])
+            loop.stop()
+            return poll(0)
+
+        monkeypatch.setattr(loop, "_poll", long_poll)
+        loop.start()
+        assert seen == [0.0]
+        assert loop.statistics()["busy_ratio"] == 0.0
 
     def test_repr_tells_the_state(self, loop: IOLoop) -> None:
         assert "idle" in repr(loop)
@@ -1319,6 +1368,17 @@ class TestFuturesAndExecutors:
 
 
 class TestClose:
+    def test_one_that_is_collected_instead_warns(self) -> None:
+        def abandon() -> None:
+            loop = IOLoop(make_current=False)
+            loop._poller.close()
+            loop._waker.close()
+            del loop
+            gc.collect()
+
+        with pytest.warns(ResourceWarning, match="unclosed IOLoop"):
+            abandon()
+
     def test_twice_and_while_running(self, loop: IOLoop) -> None:
         errors: list[BaseException] = []
 

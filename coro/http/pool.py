@@ -24,6 +24,21 @@ __all__ = ["ConnectionPool"]
 MAX_IDLE = 100
 
 
+class _Turn(Future[None]):
+    """Done when a request has its slot."""
+
+    __slots__ = ("pool",)
+
+    def __init__(self, pool: ConnectionPool) -> None:
+        super().__init__(loop=pool._loop)
+        self.pool = pool
+
+    def _awaited(self) -> str:
+        pool = self.pool
+        queued = len(pool._waiters)
+        return f"queue for a request slot, {pool.active} of {pool.max_active} busy, {queued} queued"
+
+
 class ConnectionPool:
     """The idle connections and the request slots of one client.
 
@@ -79,7 +94,7 @@ class ConnectionPool:
 
     def acquire(self) -> Generator[Any, Any, None]:
         """Wait for a slot: ``yield from pool.acquire()``."""
-        waiter: Future[None] = Future(loop=self._loop)
+        waiter = _Turn(self)
         self._waiters[waiter] = None
         try:
             yield waiter

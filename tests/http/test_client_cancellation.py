@@ -127,7 +127,7 @@ class Rig:
         self.good = serve(fixed(OK))
         turns(loop, 3)
 
-    def left(self) -> dict[str, int]:
+    def left(self) -> dict[str, float]:
         counts = self.loop.statistics()
         return {key: counts[key] for key in ("tasks", "timers", "handlers")} | {"fds": count_fds()}
 

@@ -58,7 +58,7 @@ def unreachable() -> list[Any]:
         gc.garbage.clear()
 
 
-def left(loop: IOLoop) -> dict[str, int]:
+def left(loop: IOLoop) -> dict[str, float]:
     counts = loop.statistics()
     return {key: counts[key] for key in ("tasks", "timers", "handlers")} | {"fds": count_fds()}
 

@@ -1,0 +1,35 @@
+"""The programs in docs/coroutines.md print what is shown; links in the documents lead somewhere."""
+
+import re
+
+import pytest
+
+from tests.support.documents import ROOT, Program, programs, run
+
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{p.name}" for p in ROOT.glob("docs/*"))]
+
+
+@pytest.mark.parametrize(
+    "program", programs("docs/coroutines.md"), ids=lambda program: f"line {program.line}"
+)
+def test_a_program_prints_what_is_shown(program: Program) -> None:
+    assert run(program.source) == program.printed
+
+
+def anchor(heading: str) -> str:
+    """What a page calls a heading: words and hyphens of it, in small letters."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_somewhere(document: str) -> None:
+    here = ROOT / document
+    for target in re.findall(r"\]\(([^)\s]+)\)", here.read_text()):
+        if "://" in target:
+            continue
+        path, _, place = target.partition("#")
+        there = here.parent / path if path else here
+        assert there.exists(), target
+        if place:
+            headings = re.findall(r"^#+ (.+)$", there.read_text(), re.MULTILINE)
+            assert place in map(anchor, headings), target
