@@ -424,9 +424,9 @@ class Future(Generic[T]):
 
     def _describe(self) -> str:
         if self._state == DONE:
-            return f"done: {_short(self._value)}"
+            return f"done: {shortened(self._value)}"
         if self._state == FAILED:
-            return f"failed: {_short(self._value)}"
+            return f"failed: {shortened(self._value)}"
         return _STATE_NAMES[self._state]
 
     # --- being dumped ----------------------------------------------------------------------
@@ -449,7 +449,8 @@ class Future(Generic[T]):
         return f"{seconds:.1f} s left" if seconds >= 0 else f"due {-seconds:.1f} s ago"
 
 
-def _short(value: object) -> str:
+def shortened(value: object) -> str:
+    """Its repr, cut where it is long."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 

@@ -59,7 +59,17 @@ from typing import Any, ParamSpec, TypeGuard, overload
 from typing_extensions import TypeVar
 
 from coro.errors import BadYieldError, CancelledError
-from coro.future import CANCELLED, DONE, FAILED, PENDING, Future, chain_future, is_future, slot
+from coro.future import (
+    CANCELLED,
+    DONE,
+    FAILED,
+    PENDING,
+    Future,
+    chain_future,
+    is_future,
+    shortened,
+    slot,
+)
 from coro.loop import IOLoop
 
 __all__ = [
@@ -293,6 +303,9 @@ class Task(Future[T]):
             future: Any = self._context.run(convert_yielded, yielded)
         except (KeyboardInterrupt, SystemExit):
             raise
+        except BadYieldError as error:
+            # The line to be shown is that of the ``yield``.
+            future = _failed(self._loop, error.with_traceback(None))
         except BaseException as error:
             future = _failed(self._loop, _without_top_frame(error))
         try:
@@ -887,7 +900,7 @@ def convert_yielded(yielded: Any) -> Future[Any]:
         return _launch(yielded, slot.running or slot.loop(), copy_context())
     if _is_awaitable(yielded):
         return _launch(_await(yielded), slot.running or slot.loop(), copy_context())
-    raise BadYieldError(f"yielded unknown object {yielded!r}{_likely_slip(yielded)}")
+    raise BadYieldError(f"yielded unknown object {shortened(yielded)}{_likely_slip(yielded)}")
 
 
 async def _await(awaitable: Awaitable[T]) -> T:
@@ -895,18 +908,26 @@ async def _await(awaitable: Awaitable[T]) -> T:
 
 
 def _likely_slip(yielded: object) -> str:
+    """What was probably meant, and the line that does it."""
+    name = getattr(yielded, "__name__", "it")
     if isinstance(yielded, types.GeneratorType):
-        name = yielded.__qualname__
-        return (
-            f": {name} is a bare generator; decorate it (@coroutine def {yielded.__name__}...) "
-            "or use 'yield from'"
-        )
+        if name == "<genexpr>":
+            return ": to wait for several things side by side, write: yield [... for ... in ...]"
+        return f": {name} lacks its decorator, write: @coroutine before def {name}(...)"
+    if inspect.isasyncgen(yielded):
+        return f": {name} gives several values, in async def write: async for x in {name}(...)"
+    if isinstance(yielded, type):
+        return f": a class is nothing to wait for, perhaps an instance is: yield {name}(...)"
     if callable(yielded):
-        name = getattr(yielded, "__name__", "it")
-        return f": call it (yield {name}(...))"
-    if isinstance(yielded, tuple):
-        return ": to wait for several things side by side, yield a list"
-    return ""
+        slip = f": {name} was not called, write: yield {name}(...)"
+        if inspect.isgeneratorfunction(yielded) and not is_coroutine_function(yielded):
+            slip += f", and @coroutine before def {name}(...)"
+        return slip
+    if isinstance(yielded, tuple | set | frozenset):
+        return ": to wait for several things side by side, write: yield [a, b]"
+    if isinstance(yielded, int | float) and not isinstance(yielded, bool):
+        return f": to wait for so many seconds, write: yield sleep({yielded!r})"
+    return ": it is nothing to wait for; to end with a result, write: return ..."
 
 
 IOLoop.convert = staticmethod(convert_yielded)
