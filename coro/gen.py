@@ -11,6 +11,7 @@ from typing import Any
 
 from coro.errors import BadYieldError, CancelledError, TimeoutError
 from coro.future import Future
+from coro.groups import TaskGroup
 from coro.main import run
 from coro.multi import Multi, WaitIterator, as_completed, multi, multi_future
 from coro.scopes import Timeout, shield, sleep, timeout, timeout_at, with_timeout
@@ -33,6 +34,7 @@ __all__ = [
     "Multi",
     "Return",
     "Task",
+    "TaskGroup",
     "Timeout",
     "TimeoutError",
     "WaitIterator",

@@ -88,7 +88,7 @@ def run(
                 if not job.broken:
                     if observer is not None:
                         observer.check(loop)
-                    _end_all(loop, generators, threads=job.ended_by_itself())
+                    _end_all(loop, job, generators, threads=job.ended_by_itself())
             finally:
                 _close(loop)
 
@@ -217,34 +217,46 @@ class _Generators:
         yield _all_ended([IOLoop.convert(generator.aclose()) for generator in list(self._open)])
 
 
-def _end_all(loop: IOLoop, generators: _Generators, *, threads: bool) -> None:
+def _end_all(loop: IOLoop, job: _Job, generators: _Generators, *, threads: bool) -> None:
     """End what ``main`` left behind.
 
     Arguments:
         threads: wait for the functions that run in the default executor.
     """
+    interrupt: BaseException | None = None
     for _ in range(MAX_ROUNDS):
         left = list(loop._live_tasks())
-        if left:
-            # Before the loop turns again: whoever waits for a task that was interrupted gets
-            # this cancellation, and does not hear of the interrupt a second time.
-            for task in left:
-                if task not in generators.closing:
-                    task.cancel()
-            loop.run_sync(functools.partial(_all_ended, left))
-        elif generators.any_begun:
-            loop.run_sync(generators.close)
-        elif threads and loop._executor is not None:
-            threads = False
-            loop.run_sync(functools.partial(_threads_ended, loop, loop._executor))
-        else:
-            break
+        try:
+            if left:
+                # Before the loop turns again: whoever waits for a task that was interrupted gets
+                # this cancellation, and does not hear of the interrupt a second time.
+                for task in left:
+                    if task not in generators.closing:
+                        task.cancel()
+                loop.run_sync(functools.partial(_all_ended, left))
+            elif generators.any_begun:
+                loop.run_sync(generators.close)
+            elif threads and loop._executor is not None:
+                threads = False
+                loop.run_sync(functools.partial(_threads_ended, loop, loop._executor))
+            else:
+                break
+        except (KeyboardInterrupt, SystemExit) as error:
+            if job.broken:
+                raise
+            # A task raised it, not somebody at the keyboard: the others have to end all the same.
+            interrupt = error
     else:
         _app_log.error(
             "coro.run() gave up: tasks were left after %d times of cancelling all: %r",
             MAX_ROUNDS,
             left,
         )
+    try:
+        if interrupt is not None:
+            raise interrupt
+    finally:
+        del interrupt
 
 
 def _close(loop: IOLoop) -> None:

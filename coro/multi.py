@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from coro.future import CANCELLED, DONE, PENDING, Future, slot
+from coro.future import CANCELLED, DONE, FAILED, PENDING, Future, shortened, slot
 from coro.task import cancel_with_inputs, convert_yielded
 
 __all__ = ["Multi", "WaitIterator", "as_completed", "multi", "multi_future"]
@@ -113,7 +113,52 @@ class _Multi(Future[Any]):
         return [(f"[{key!r}]", child) for key, child in places if child._state == PENDING]
 
 
-def multi(children: Iterable[Any] | Mapping[Any, Any], quiet_exceptions: Quiet = ()) -> Future[Any]:
+class _FailFast(_Multi):
+    """The first failure cancels the other children; it is told when all have ended."""
+
+    __slots__ = ("_first",)
+
+    def __init__(self, keys: list[Any] | None, children: list[Future[Any]], quiet: Quiet) -> None:
+        # The child that failed first.
+        self._first: Future[Any] | None = None
+        for child in children:
+            if child._state in (FAILED, CANCELLED):
+                self._cancel_others(child, children)
+                break
+        super().__init__(keys, children, quiet)
+
+    def _cancel_others(self, failed: Future[Any], children: list[Future[Any]]) -> None:
+        self._first = failed
+        for child in children:
+            if child._state == PENDING:
+                child.cancel()
+
+    def _child_done(self, child: Future[Any]) -> None:
+        if self._first is None and child._state != DONE and not self._cancel_asked:
+            self._cancel_others(child, self._children)
+        super()._child_done(child)
+
+    def _conclude(self) -> None:
+        first = self._first
+        if first is None or self._cancel_asked:
+            super()._conclude()
+            return
+        error = first._take_error()
+        for child in {id(child): child for child in self._children}.values():
+            if child._state == FAILED and child is not first:
+                further = child._take_error()
+                if further is not error:
+                    error.add_note(f"side by side with it failed: {shortened(further)}")
+        self._unclaimed()
+        self.set_exception(error)
+
+
+def multi(
+    children: Iterable[Any] | Mapping[Any, Any],
+    quiet_exceptions: Quiet = (),
+    *,
+    fail_fast: bool = False,
+) -> Future[Any]:
     """Wait for several things side by side; the future's result has the shape of ``children``.
 
     If some fail, the future fails with the error of the first of them (in their order) once all
@@ -122,14 +167,17 @@ def multi(children: Iterable[Any] | Mapping[Any, Any], quiet_exceptions: Quiet =
     Arguments:
         children: a list (or other iterable) or dict of things that can be yielded.
         quiet_exceptions: types of further errors that are not logged.
+        fail_fast: cancel the others when one fails, and wait for their clean-up. The error is then
+            that of the first in time; errors of the others are noted on it (``__notes__``).
     """
+    kind = _FailFast if fail_fast else _Multi
     if isinstance(children, Mapping):
-        return _Multi(
+        return kind(
             list(children),
             [convert_yielded(child) for child in children.values()],
             quiet_exceptions,
         )
-    return _Multi(None, [convert_yielded(child) for child in children], quiet_exceptions)
+    return kind(None, [convert_yielded(child) for child in children], quiet_exceptions)
 
 
 multi_future = Multi = multi

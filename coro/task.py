@@ -842,7 +842,7 @@ def running_tasks(frame: FrameType | None) -> list[Task[Any]]:
     tasks = []
     while frame is not None:
         if frame.f_code in {Task._run.__code__, _launch.__code__}:
-            task = frame.f_locals["task"]
+            task = frame.f_locals.get("task")
             if task is not None and task._state == PENDING:
                 tasks.append(task)
         frame = frame.f_back

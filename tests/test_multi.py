@@ -326,3 +326,123 @@ class TestCancel:
             assert gc.collect() == 0
         finally:
             gc.enable()
+
+
+class TestFailFast:
+    def test_the_first_failure_in_time_cancels_the_others_and_waits_for_their_clean_up(
+        self, loop: IOLoop
+    ) -> None:
+        ends: list[tuple[str, float]] = []
+        began = loop.time()
+
+        @coroutine
+        def slow(name: str) -> Any:
+            try:
+                yield sleep(100)
+            finally:
+                yield sleep(2)
+                ends.append((name, loop.time() - began))
+
+        @coroutine
+        def main() -> Any:
+            with pytest.raises(KeyError):
+                yield multi([slow("a"), after(9, ValueError), after(1, KeyError)], fail_fast=True)
+            ends.append(("main", loop.time() - began))
+            with pytest.raises(KeyError):
+                yield multi({"x": slow("b"), "y": after(1, KeyError)}, fail_fast=True)
+
+        loop.run_sync(main)
+        assert ends == [("a", 3), ("main", 3), ("b", 6)]
+        assert loop.statistics()["timers"] == 0
+
+    def test_if_all_go_well_it_is_a_plain_multi(self, loop: IOLoop) -> None:
+        result = loop.run_sync(lambda: multi([after(2, "a"), after(1, "b")], fail_fast=True))
+        assert result == ["a", "b"]
+        assert loop.run_sync(lambda: multi({}, fail_fast=True)) == {}
+
+    def test_errors_of_the_others_are_noted_and_not_logged(
+        self, loop: IOLoop, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        @coroutine
+        def fails_when_cancelled() -> Any:
+            try:
+                yield sleep(100)
+            finally:
+                raise ZeroDivisionError("in the clean-up")
+
+        @coroutine
+        def main() -> Any:
+            yield multi([fails_when_cancelled(), after(1, KeyError)], fail_fast=True)
+
+        with pytest.raises(KeyError) as caught:
+            loop.run_sync(main)
+        (note,) = caught.value.__notes__
+        assert "ZeroDivisionError('in the clean-up')" in note
+        assert not caplog.records
+
+    def test_an_error_that_several_share_is_not_noted_on_itself(self, loop: IOLoop) -> None:
+        error = KeyError("shared")
+        futures: list[Future[Any]] = [Future(), Future()]
+
+        @coroutine
+        def main() -> Any:
+            for future in futures:
+                future.set_exception(error)
+            yield multi(futures, fail_fast=True)
+
+        with pytest.raises(KeyError) as caught:
+            loop.run_sync(main)
+        assert caught.value is error
+        assert not hasattr(error, "__notes__")
+
+    def test_what_failed_before_cancels_the_others_at_once(self, loop: IOLoop) -> None:
+        @coroutine
+        def main() -> Any:
+            failed: Future[Any] = Future()
+            failed.set_exception(KeyError())
+            other = after(100)
+            with pytest.raises(KeyError):
+                yield multi([other, failed], fail_fast=True)
+            return other.cancelled()
+
+        began = loop.time()
+        assert loop.run_sync(main)
+        assert loop.time() == began
+
+    def test_a_cancelled_child_is_a_failure(self, loop: IOLoop) -> None:
+        @coroutine
+        def main() -> Any:
+            children = [after(100), after(100)]
+            loop.call_later(1, children[1].cancel)
+            whole = multi(children, fail_fast=True)
+            with pytest.raises(CancelledError):
+                yield whole
+            return [child.cancelled() for child in children], whole.cancelled()
+
+        assert loop.run_sync(main) == ([True, True], False)
+
+    def test_cancelled_from_outside_it_is_cancelled(self, loop: IOLoop) -> None:
+        children = [after(100), after(100)]
+        whole = multi(children, fail_fast=True)
+        loop.call_later(1, whole.cancel)
+        with pytest.raises(CancelledError):
+            loop.run_sync(lambda: whole)
+        assert whole.cancelled()
+        assert all(child.cancelled() for child in children)
+
+    def test_leaves_no_circle(self, loop: IOLoop) -> None:
+        @coroutine
+        def main() -> Any:
+            for _ in range(100):
+                try:
+                    yield multi([after(100), after(1, KeyError)], fail_fast=True)
+                except KeyError:
+                    pass
+
+        gc.collect()
+        gc.disable()
+        try:
+            loop.run_sync(main)
+            assert gc.collect() == 0
+        finally:
+            gc.enable()
