@@ -4,6 +4,8 @@
 ``child``  a task that yields one child after another; each child returns at once
 ``chain``  a chain of 10 coroutines, each waiting for the next; the innermost suspends once
 ``wake``   two tasks that wake each other by turns, by settling the future the other waits for
+``queue``  one task hands items to another by a queue that holds one
+``lock``   10 tasks compete for a lock, which each holds for a turn of the loop
 
 Each subject is written with the means that its own documentation shows.  A native ``await`` of a
 coroutine makes no task, so nobody can hold, cancel or wait for that call separately: such a row is
@@ -46,7 +48,14 @@ CASES = (
         "child",
         "yield of a child that returns at once",
         "us/op",
-        (FLOOR, CORO, ASYNCIO_AWAIT, *TASK_PER_CALL, TORNADO, TWISTED),
+        (
+            FLOOR,
+            CORO,
+            ASYNCIO_AWAIT,
+            *TASK_PER_CALL,
+            replace(TORNADO, wanted=2.5),
+            TWISTED,
+        ),
     ),
     Case(
         "chain",
@@ -67,6 +76,18 @@ CASES = (
         "wake a task through a future",
         "us/op",
         (FLOOR, CORO, ASYNCIO, replace(UVLOOP, wanted=1.0), TORNADO, TWISTED, TRIO),
+    ),
+    Case(
+        "queue",
+        "hand an item over by a queue of 1",
+        "us/op",
+        (CORO, replace(ASYNCIO, wanted=2.0), UVLOOP, TORNADO),
+    ),
+    Case(
+        "lock",
+        "hand a lock round among 10 tasks",
+        "us/op",
+        (CORO, replace(ASYNCIO, wanted=2.0), UVLOOP, TORNADO),
     ),
 )
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from ..hosts import HOSTS, runner
 from ..trial import Trial
-from .subject import DEPTH, TASKS, main
+from .subject import DEPTH, HOLDERS, TASKS, main
 
 
 async def spin(turns: int) -> None:
@@ -62,6 +62,37 @@ async def players(count: int) -> None:
     await asyncio.gather(*(player(slots, me, count // 2) for me in range(2)))
 
 
+async def putter(queue: asyncio.Queue[int], count: int) -> None:
+    """Put ``count`` items."""
+    for number in range(count):
+        await queue.put(number)
+
+
+async def getter(queue: asyncio.Queue[int], count: int) -> None:
+    """Get ``count`` items."""
+    for _ in range(count):
+        await queue.get()
+
+
+async def queue(count: int) -> None:
+    """Hand ``count`` items over by a queue that holds one."""
+    between: asyncio.Queue[int] = asyncio.Queue(maxsize=1)
+    await asyncio.gather(putter(between, count), getter(between, count))
+
+
+async def holder(lock: asyncio.Lock, count: int) -> None:
+    """Take the lock ``count`` times, each time for a turn of the loop."""
+    for _ in range(count):
+        async with lock:
+            await asyncio.sleep(0)
+
+
+async def locks(count: int) -> None:
+    """Let several tasks hand a lock round."""
+    lock = asyncio.Lock()
+    await asyncio.gather(*(holder(lock, count // HOLDERS) for _ in range(HOLDERS)))
+
+
 def drive(work: Callable[[int], Awaitable[object]], trial: Trial, options: Namespace) -> None:
     """Await each count's work on the loop that the options name."""
 
@@ -74,4 +105,15 @@ def drive(work: Callable[[int], Awaitable[object]], trial: Trial, options: Names
 
 
 if __name__ == "__main__":
-    main({"yield": spinners, "child": children, "chain": chains, "wake": players}, drive, HOSTS)
+    main(
+        {
+            "yield": spinners,
+            "child": children,
+            "chain": chains,
+            "wake": players,
+            "queue": queue,
+            "lock": locks,
+        },
+        drive,
+        HOSTS,
+    )

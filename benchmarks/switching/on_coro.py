@@ -6,9 +6,11 @@ from typing import Any
 
 from coro.future import Future
 from coro.gen import coroutine, run
+from coro.locks import Lock
+from coro.queues import Queue
 
 from ..trial import Trial
-from .subject import DEPTH, TASKS, main
+from .subject import DEPTH, HOLDERS, TASKS, main
 
 Coroutine = Generator[Any, Any, Any]
 
@@ -73,6 +75,42 @@ def players(count: int) -> Coroutine:
     yield [player(slots, me, count // 2) for me in range(2)]
 
 
+@coroutine
+def putter(queue: Queue[int], count: int) -> Coroutine:
+    """Put ``count`` items."""
+    for number in range(count):
+        yield queue.put(number)
+
+
+@coroutine
+def getter(queue: Queue[int], count: int) -> Coroutine:
+    """Get ``count`` items."""
+    for _ in range(count):
+        yield queue.get()
+
+
+@coroutine
+def queue(count: int) -> Coroutine:
+    """Hand ``count`` items over by a queue that holds one."""
+    between: Queue[int] = Queue(maxsize=1)
+    yield [putter(between, count), getter(between, count)]
+
+
+@coroutine
+def holder(lock: Lock, count: int) -> Coroutine:
+    """Take the lock ``count`` times, each time for a turn of the loop."""
+    for _ in range(count):
+        with (yield lock.acquire()):
+            yield
+
+
+@coroutine
+def locks(count: int) -> Coroutine:
+    """Let several tasks hand a lock round."""
+    lock = Lock()
+    yield [holder(lock, count // HOLDERS) for _ in range(HOLDERS)]
+
+
 def drive(work: Callable[[int], Any], trial: Trial, _options: Namespace) -> None:
     """Yield each count's work on coro's loop."""
 
@@ -85,5 +123,12 @@ def drive(work: Callable[[int], Any], trial: Trial, _options: Namespace) -> None
 
 
 if __name__ == "__main__":
-    works = {"yield": spinners, "child": children, "chain": chains, "wake": players}
+    works = {
+        "yield": spinners,
+        "child": children,
+        "chain": chains,
+        "wake": players,
+        "queue": queue,
+        "lock": locks,
+    }
     main(works, drive)

@@ -7,9 +7,11 @@ from typing import Any
 from tornado import gen
 from tornado.concurrent import Future
 from tornado.ioloop import IOLoop
+from tornado.locks import Lock
+from tornado.queues import Queue
 
 from ..trial import Trial
-from .subject import DEPTH, TASKS, main
+from .subject import DEPTH, HOLDERS, TASKS, main
 
 Coroutine = Generator[Any, Any, Any]
 
@@ -74,6 +76,42 @@ def players(count: int) -> Coroutine:
     yield [player(slots, me, count // 2) for me in range(2)]
 
 
+@gen.coroutine
+def putter(queue: Queue[int], count: int) -> Coroutine:
+    """Put ``count`` items."""
+    for number in range(count):
+        yield queue.put(number)
+
+
+@gen.coroutine
+def getter(queue: Queue[int], count: int) -> Coroutine:
+    """Get ``count`` items."""
+    for _ in range(count):
+        yield queue.get()
+
+
+@gen.coroutine
+def queue(count: int) -> Coroutine:
+    """Hand ``count`` items over by a queue that holds one."""
+    between: Queue[int] = Queue(maxsize=1)
+    yield [putter(between, count), getter(between, count)]
+
+
+@gen.coroutine
+def holder(lock: Lock, count: int) -> Coroutine:
+    """Take the lock ``count`` times, each time for a turn of the loop."""
+    for _ in range(count):
+        with (yield lock.acquire()):
+            yield gen.moment
+
+
+@gen.coroutine
+def locks(count: int) -> Coroutine:
+    """Let several tasks hand a lock round."""
+    lock = Lock()
+    yield [holder(lock, count // HOLDERS) for _ in range(HOLDERS)]
+
+
 def drive(work: Callable[[int], Any], trial: Trial, options: Namespace) -> None:
     """Yield each count's work on an IOLoop."""
 
@@ -86,4 +124,14 @@ def drive(work: Callable[[int], Any], trial: Trial, options: Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main({"yield": spinners, "child": children, "chain": chains, "wake": players}, drive)
+    main(
+        {
+            "yield": spinners,
+            "child": children,
+            "chain": chains,
+            "wake": players,
+            "queue": queue,
+            "lock": locks,
+        },
+        drive,
+    )

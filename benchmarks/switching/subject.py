@@ -12,6 +12,9 @@ TASKS = 100
 DEPTH = 10
 """How many coroutines stand in the chain of the case ``chain``."""
 
+HOLDERS = 10
+"""How many tasks the case ``lock`` lets compete."""
+
 Work = TypeVar("Work", bound=Callable[..., object])
 
 
