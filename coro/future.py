@@ -96,6 +96,10 @@ class _Unretrieved:
             )
 
 
+# All classes of futures that exist: to look a type up costs less than ``isinstance``.
+KINDS: set[type] = set()
+
+
 class Future(Generic[T]):
     """A result that comes later. Wait for it with ``yield`` (or ``await``).
 
@@ -134,6 +138,10 @@ class Future(Generic[T]):
         self._asyncio_future_blocking = False
 
     __class_getitem__: Any = classmethod(GenericAlias)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        KINDS.add(cls)
 
     # --- looking ---------------------------------------------------------------------------
 
@@ -447,6 +455,9 @@ class Future(Generic[T]):
         """How far away the deadline of a timer of its loop is."""
         seconds = timer.deadline - self._loop.time()
         return f"{seconds:.1f} s left" if seconds >= 0 else f"due {-seconds:.1f} s ago"
+
+
+KINDS.add(Future)
 
 
 def shortened(value: object) -> str:

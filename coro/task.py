@@ -63,6 +63,7 @@ from coro.future import (
     CANCELLED,
     DONE,
     FAILED,
+    KINDS,
     PENDING,
     Future,
     chain_future,
@@ -121,6 +122,8 @@ class _Moment(Future[None]):
 
 
 moment: Future[None] = _Moment()
+# The engine has a way of its own for it.
+KINDS.discard(_Moment)
 
 
 class Task(Future[T]):
@@ -415,10 +418,10 @@ class Task(Future[T]):
                             task._hold()
                         return
                     kind = type(yielded)
-                    if kind is not Task and kind is not Future:
+                    if kind is not Task and kind not in KINDS:
                         if kind is _Ended:
                             break
-                        if not isinstance(yielded, Future):
+                        if yielded is not moment:
                             errors = True
                             yielded = task._convert(yielded)
                             kind = type(yielded)
@@ -708,13 +711,13 @@ def _launch(body: Any, loop: Any, context: Context) -> Task[Any]:
             loop._poll_wanted = True
         else:
             kind = type(yielded)
-            if kind is not Task and kind is not Future:
+            if kind is not Task and kind not in KINDS:
                 errors = True
                 if kind is _Ended:
                     _drivers.append(send)
                     task._end_first(yielded.state)
                     return task  # type: ignore[no-any-return]
-                if not isinstance(yielded, Future):
+                if yielded is not moment:
                     yielded = task._convert(yielded)
             if (
                 yielded._state == PENDING
