@@ -23,7 +23,6 @@ from coro.errors import (
     format_address,
 )
 from coro.future import Future
-from coro.gen import Task, coroutine
 from coro.loop import IOLoop
 from coro.net import AF_INET, AF_INET6, SocketAddress
 from coro.stream import IOStream
@@ -33,42 +32,49 @@ __all__ = ["ATTEMPT_DELAY", "RESOLUTION_DELAY", "connect_first"]
 Address = tuple[int, SocketAddress]
 Addresses = list[Address]
 
-# Seconds, RFC 8305 section 8: between attempts (0.1 to 2), and for IPv6 addresses to come late.
+# Seconds, RFC 8305 section 8: between attempts, and for IPv6 addresses to come late.
 ATTEMPT_DELAY = 0.25
 RESOLUTION_DELAY = 0.05
 
 _FAMILIES: dict[int, str] = {AF_INET: "IPv4", AF_INET6: "IPv6"}
 
 
-@coroutine
 def connect_first(
     host: str,
     lookups: dict[int, Future[Addresses]],
-    begin: Callable[[Address], Task[IOStream]],
+    begin: Callable[[Address], Future[IOStream]],
     on_resolved: Callable[[], Any],
+    attempts: list[Attempt],
     attempt_delay: float = ATTEMPT_DELAY,
+    first_family_count: int = 1,
 ) -> Generator[Any, Any, IOStream]:
-    """Connect to the first of a host's addresses that answers.
+    """Connect to the first of a host's addresses that answers: ``yield from connect_first(...)``.
 
     Arguments:
         host: its name, for errors.
         lookups: by family, futures of the host's addresses. The dict is used up: what is left in
             it when the race ends is cancelled, and it is empty then (an error that came from a
             look-up must not be referred to by a frame that it leads to).
-        begin: begins one attempt; its task is cancelled if the attempt loses.
+        begin: begins one attempt; its future is cancelled if the attempt loses.
         on_resolved: called when the first addresses are known.
-        attempt_delay: seconds between attempts.
+        attempts: gets a record of every attempt, also when the race is lost or given up: the one
+            that won is the last.
+        attempt_delay: seconds between attempts, 0.01 to 2.
+        first_family_count: how many addresses of the first family go before one of the other.
     Returns:
-        the connected stream; its ``attempts`` tell of every attempt.
+        the connected stream.
     Raises:
         ResolveError: the host has no address.
         ConnectError: no attempt succeeded; its ``attempts`` list them.
+        ValueError: a setting is out of its bounds.
     """
-    race = _Race(host, lookups, begin, on_resolved, attempt_delay)
+    race = _Race(host, lookups, begin, on_resolved, attempts, attempt_delay, first_family_count)
     try:
-        return (yield from race.run())
+        stream = yield from race.run()
     finally:
         race.close()
+    stream.attempts = attempts
+    return stream
 
 
 class _Wakeup(Future[None]):
@@ -94,37 +100,48 @@ class _Race:
         self,
         host: str,
         lookups: dict[int, Future[Addresses]],
-        begin: Callable[[Address], Task[IOStream]],
+        begin: Callable[[Address], Future[IOStream]],
         on_resolved: Callable[[], Any],
+        attempts: list[Attempt],
         attempt_delay: float,
+        first_family_count: int,
     ) -> None:
         self._loop: IOLoop = IOLoop.current()
         self._host = host
         self._begin = begin
         self._on_resolved = on_resolved
         self._attempt_delay = attempt_delay
+        self._first_family_count = first_family_count
         self._lookups = lookups
         self._lookup_errors: list[BaseException] = []
         # Addresses that were not tried yet, by family; the families in order of their answers.
         self._untried: dict[int, deque[Address]] = {}
         self._seen: set[Address] = set()
         self._last_family: int | None = None
-        # Attempts under way, and the time each began.
-        self._running: dict[Task[IOStream], tuple[Address, float]] = {}
-        self._attempts: list[Attempt] = []
+        # Attempts: how many were begun; those under way, and the time each began; those that
+        # ended; and the one that won.
+        self._begun = 0
+        self._running: dict[Future[IOStream], tuple[Address, float]] = {}
+        self._attempts = attempts
+        self._won: Attempt | None = None
         # When the next attempt may begin beside those under way.
         self._next_start = self._loop.time()
         self._wakeup = _Wakeup(self)
         for lookup in lookups.values():
-            lookup.add_done_callback(self._wake)
+            if not lookup.done():
+                lookup.add_done_callback(self._wake)
 
     def run(self) -> Generator[Any, Any, IOStream]:
         """Begin attempts as their time comes until one succeeds or none is left."""
+        # RFC 8305 section 5.
+        if not 0.01 <= self._attempt_delay <= 2:
+            raise ValueError(f"attempt_delay is 0.01 to 2 seconds, not {self._attempt_delay!r}")
+        if self._first_family_count < 1:
+            raise ValueError(f"first_family_count is 1 or more, not {self._first_family_count!r}")
         while True:
             self._take_answers()
             stream = self._take_results()
             if stream is not None:
-                stream.attempts = self._attempts
                 return stream
             if not self._untried and not self._running and not self._lookups:
                 raise self._failure()
@@ -135,12 +152,16 @@ class _Race:
                 yield from self._wait()
 
     def close(self) -> None:
-        """Give up look-ups and attempts; close what connected too late."""
+        """Give up look-ups and attempts; close what connected too late; complete the record."""
         for lookup in self._lookups.values():
             lookup.cancel()
-        for attempt in self._running:
+        now = self._loop.time()
+        for attempt, (address, started) in self._running.items():
             if not attempt.cancel() and not attempt.cancelled() and attempt.exception() is None:
                 attempt.result().close()
+            self._attempts.append(Attempt(address[1], None, now - started))
+        if self._won is not None:
+            self._attempts.append(self._won)
         self._lookups.clear()
         self._lookup_errors.clear()
         self._running.clear()
@@ -148,11 +169,10 @@ class _Race:
 
     def describe(self) -> str:
         """Say how far it has come."""
-        begun = len(self._attempts) + len(self._running)
-        known = begun + sum(map(len, self._untried.values()))
+        known = self._begun + sum(map(len, self._untried.values()))
         if not known:
             return f"look up {self._host}"
-        return f"connect {self._host}, attempt {begun} of {known}"
+        return f"connect {self._host}, attempt {self._begun} of {known}"
 
     def under_way(self) -> Sequence[tuple[str, Any]]:
         """The look-ups and the attempts that have not ended."""
@@ -190,7 +210,7 @@ class _Race:
                 self._lookup_errors.append(error)
                 continue
             addresses = lookup.result()
-            first = not self._untried and not self._attempts and not self._running
+            first = not self._untried and not self._begun
             for address in addresses:
                 if address not in self._seen:
                     self._seen.add(address)
@@ -199,43 +219,57 @@ class _Race:
                 self._on_resolved()
                 if family == AF_INET and AF_INET6 in self._lookups:
                     self._next_start = self._loop.time() + RESOLUTION_DELAY
-            elif family == AF_INET6 and not self._attempts and not self._running:
+            elif family == AF_INET6 and not self._begun:
                 # IPv6 answered within the delay, and goes first.
                 self._untried = {
                     family: self._untried[family] for family in sorted(self._untried, reverse=True)
                 }
                 self._next_start = self._loop.time()
-        if not self._lookups and not self._running and not self._attempts:
+        if not self._lookups and not self._begun:
             self._next_start = self._loop.time()
 
     def _start_next(self, now: float) -> None:
-        """Begin the next attempt: of the other family than the last one, if it has an address."""
-        families = list(self._untried)
-        family = next((f for f in families if f != self._last_family), families[0])
-        addresses = self._untried[family]
+        """Begin the next attempt.
+
+        It is of the other family than the last one, if that has an address; but as many as asked
+        for are of the first family first.
+        """
+        last = self._last_family
+        if last not in self._untried or self._begun >= self._first_family_count:
+            last = next((each for each in self._untried if each != last), last)
+        assert last is not None
+        self._last_family = last
+        addresses = self._untried[last]
         address = addresses.popleft()
         if not addresses:
-            del self._untried[family]
-        self._last_family = family
+            del self._untried[last]
+        self._begun += 1
         self._next_start = now + self._attempt_delay
-        attempt = self._begin(address)
+        try:
+            attempt = self._begin(address)
+        except OSError as error:
+            self._fail(address, error.with_traceback(None), now)
+            return
         self._running[attempt] = (address, now)
-        attempt.add_done_callback(self._wake)
+        if not attempt.done():
+            attempt.add_done_callback(self._wake)
+
+    def _fail(self, address: Address, error: BaseException, started: float) -> None:
+        """Record that an attempt failed; the next one may begin at once."""
+        now = self._loop.time()
+        self._attempts.append(Attempt(address[1], error, now - started))
+        self._next_start = now
 
     def _take_results(self) -> IOStream | None:
         """Return the stream of an attempt that succeeded; record those that failed."""
-        now = self._loop.time()
         for attempt in [attempt for attempt in self._running if attempt.done()]:
             address, started = self._running.pop(attempt)
             error = attempt.exception()
-            if error is not None:
-                reason = error.real_error if isinstance(error, StreamClosedError) else error
-                self._attempts.append(Attempt(address[1], reason or error, now - started))
-                self._next_start = now
-                continue
-            stream = attempt.result()
-            self._attempts.append(Attempt(address[1], None, now - started))
-            return stream
+            if error is None:
+                self._won = Attempt(address[1], None, self._loop.time() - started)
+                return attempt.result()
+            reason = error.real_error if isinstance(error, StreamClosedError) else None
+            self._fail(address, reason or error, started)
         return None
 
     def _failure(self) -> BaseException:

@@ -31,6 +31,7 @@ __all__ = [
     "HTTPTimeoutError",
     "IncompleteBodyError",
     "InvalidStateError",
+    "PhaseTimeoutError",
     "QueueTimeoutError",
     "ReadTimeoutError",
     "RequestError",
@@ -138,12 +139,29 @@ class ConnectError(OSError):
         return str(self.strerror)
 
 
+class PhaseTimeoutError(TimeoutError):
+    """A time limit of a connect ran out.
+
+    Attributes:
+        phase: in which it was: "dns", "connect" or "tls".
+        attempts: every address that was tried until then.
+    """
+
+    def __init__(self, message: str, phase: str, attempts: Sequence[Attempt] = ()) -> None:
+        self.phase = phase
+        self.attempts = tuple(attempts)
+        if phase == "connect" and attempts:
+            message = f"{message}: {', '.join(map(str, attempts))}"
+        super().__init__(message)
+
+
 def format_address(address: tuple[Any, ...] | str) -> str:
     """Write a socket address as people do: ``127.0.0.1:80``, ``[::1]:80``, ``/run/x.sock``."""
     if isinstance(address, tuple) and len(address) >= 2:
         host, port = address[0], address[1]
         return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
-    return str(address)
+    # Linux's abstract names, as its tools write them.
+    return str(address).replace("\0", "@")
 
 
 # --- HTTP ----------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from coro.connector import ATTEMPT_DELAY, RESOLUTION_DELAY, connect_first
-from coro.errors import CancelledError, ConnectError, ResolveError
+from coro.errors import Attempt, CancelledError, ConnectError, ResolveError
 from coro.future import Future
 from coro.gen import Task, coroutine, sleep
 from coro.loop import IOLoop
@@ -39,10 +39,11 @@ class Play:
         begun: the addresses tried, each with the seconds after the start at which it was.
         ends: by address, the future that ends its attempt.
         given_up: the addresses whose attempts were cancelled.
+        refused: the addresses to which attempts cannot even begin.
         resolved: the seconds at which the first answers were told.
     """
 
-    def __init__(self, loop: IOLoop, *families: int) -> None:
+    def __init__(self, loop: IOLoop, *families: int, **settings: Any) -> None:
         self.loop = loop
         self.began = loop.time()
         self.lookups: dict[int, Future[Any]] = {f: Future(loop=loop) for f in families}
@@ -50,16 +51,34 @@ class Play:
         self.ends: dict[Any, Future[Any]] = {}
         self.given_up: list[Any] = []
         self.made: list[Stream] = []
+        self.refused: set[Any] = set()
         self.resolved: list[float] = []
-        self.race: Task[Any] = connect_first(
-            "example.test:80", dict(self.lookups), self._begin, self._on_resolved
+        self.attempts: list[Attempt] = []
+        self.race: Task[Any] = self._race(settings)
+
+    @coroutine
+    def _race(self, settings: dict[str, Any]) -> Any:
+        return (
+            yield from connect_first(
+                "example.test:80",
+                dict(self.lookups),
+                self._begin,
+                self._on_resolved,
+                self.attempts,
+                **settings,
+            )
         )
 
     def _on_resolved(self) -> None:
         self.resolved.append(self.loop.time() - self.began)
 
-    @coroutine
     def _begin(self, address: Any) -> Any:
+        if address in self.refused:
+            raise OSError(errno.EADDRNOTAVAIL, "not ours")
+        return self._attempt(address)
+
+    @coroutine
+    def _attempt(self, address: Any) -> Any:
         self.begun.append((address, round(self.loop.time() - self.began, 6)))
         end = self.ends[address] = Future(loop=self.loop)
         try:
@@ -247,6 +266,143 @@ def test_cancelled_at_every_turn(loop: IOLoop, wait: int) -> None:
             lookup.exception()
     loop._timers.clear()
     assert late.callback is None
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (1, [V6[0], V4[0], V6[1], V4[1], V6[2], V4[2]]),
+        (2, [V6[0], V6[1], V4[0], V6[2], V4[1], V4[2]]),
+        (9, [V6[0], V6[1], V6[2], V4[0], V4[1], V4[2]]),
+    ],
+)
+def test_how_many_of_the_first_family_go_first(
+    loop: IOLoop, count: int, expected: list[Any]
+) -> None:
+    play = Play(loop, AF_INET6, AF_INET, first_family_count=count)
+    play.lookups[AF_INET6].set_result(V6)
+    play.lookups[AF_INET].set_result(V4)
+    for address in expected:
+        settle(loop)
+        assert play.tried[-1] == address
+        play.fail(address)
+    with pytest.raises(ConnectError):
+        play.run()
+    assert play.tried == expected
+
+
+@pytest.mark.parametrize("delay", [0.01, 2])
+def test_the_delay_may_be_set(loop: IOLoop, delay: float) -> None:
+    play = Play(loop, AF_INET, attempt_delay=delay)
+    play.lookups[AF_INET].set_result(V4)
+    while len(play.begun) < 3:
+        step(loop)
+    assert [time for _, time in play.begun] == [0, delay, 2 * delay]
+    play.ends[V4[0]].set_result(None)
+    play.run()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"attempt_delay": 0.0099},
+        {"attempt_delay": 2.001},
+        {"attempt_delay": float("nan")},
+        {"first_family_count": 0},
+    ],
+)
+def test_settings_out_of_bounds(loop: IOLoop, settings: dict[str, Any]) -> None:
+    play = Play(loop, AF_INET6, AF_INET, **settings)
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        play.run()
+    # The look-ups that were under way are given up.
+    assert all(lookup.cancelled() for lookup in play.lookups.values())
+
+
+def test_a_failure_does_not_put_off_the_next_one(loop: IOLoop) -> None:
+    """The delay counts from the last attempt that began; a failure ends it, whichever fails."""
+    play = Play(loop, AF_INET)
+    play.lookups[AF_INET].set_result(V4)
+    while len(play.begun) < 2:
+        step(loop)
+    loop.call_later(0.1, play.fail, V4[0])
+    while len(play.begun) < 3:
+        step(loop)
+    assert play.begun[2] == (V4[2], ATTEMPT_DELAY + 0.1)
+    play.ends[V4[1]].set_result(None)
+    play.run()
+
+
+def test_an_attempt_that_cannot_begin(loop: IOLoop) -> None:
+    play = Play(loop, AF_INET)
+    play.refused.add(V4[0])
+    play.lookups[AF_INET].set_result(V4[:2])
+    settle(loop)
+    assert play.begun == [(V4[1], 0)]
+    play.ends[V4[1]].set_result(None)
+    stream = play.run()
+    assert [attempt.address for attempt in stream.attempts] == [V4[0][1], V4[1][1]]
+    assert stream.attempts[0].error.errno == errno.EADDRNOTAVAIL
+
+
+def test_the_record_of_a_race_that_was_won(loop: IOLoop) -> None:
+    play = Play(loop, AF_INET)
+    play.lookups[AF_INET].set_result(V4)
+    while len(play.begun) < 3:
+        step(loop)
+    play.fail(V4[1])
+    settle(loop)
+    play.ends[V4[0]].set_result(None)
+    stream = play.run()
+    failed, abandoned, won = stream.attempts
+    assert isinstance(failed.error, OSError)
+    assert (failed.address, round(failed.seconds, 6)) == (V4[1][1], ATTEMPT_DELAY)
+    assert abandoned.error is None
+    assert (abandoned.address, abandoned.seconds) == (V4[2][1], 0)
+    assert won.error is None
+    assert (won.address, round(won.seconds, 6)) == (V4[0][1], 2 * ATTEMPT_DELAY)
+    assert play.attempts is stream.attempts
+
+
+def test_the_record_of_a_race_that_was_given_up(loop: IOLoop) -> None:
+    play = Play(loop, AF_INET)
+    play.lookups[AF_INET].set_result(V4)
+    while len(play.begun) < 2:
+        step(loop)
+    play.race.cancel()
+    with pytest.raises(CancelledError):
+        play.run()
+    assert [(attempt.address, attempt.error) for attempt in play.attempts] == [
+        (V4[0][1], None),
+        (V4[1][1], None),
+    ]
+    assert str(play.attempts[0]) == "192.0.2.1:80: abandoned (250 ms)"
+
+
+def test_the_order_within_a_family_is_kept(loop: IOLoop) -> None:
+    play = Play(loop, AF_INET)
+    order = [V4[2], V4[0], V4[1]]
+    play.lookups[AF_INET].set_result(order)
+    for address in order:
+        settle(loop)
+        play.fail(address)
+    with pytest.raises(ConnectError):
+        play.run()
+    assert play.tried == order
+
+
+def test_addresses_that_come_in_mid_race_take_their_turn(loop: IOLoop) -> None:
+    play = Play(loop, AF_INET6, AF_INET)
+    play.lookups[AF_INET].set_result(V4)
+    while len(play.begun) < 2:
+        step(loop)
+    play.lookups[AF_INET6].set_result(V6)
+    while len(play.begun) < 5:
+        step(loop)
+    assert play.tried == [V4[0], V4[1], V6[0], V4[2], V6[1]]
+    assert play.resolved == [0]
+    play.ends[V4[0]].set_result(None)
+    play.run()
 
 
 def test_cancelled_in_the_turn_in_which_it_is_won(loop: IOLoop) -> None:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 
 from coro.errors import CancelledError, ResolveError
-from coro.gen import Task
+from coro.gen import Task, convert_yielded
 from coro.gen import timeout as time_limit
 from coro.loop import IOLoop
 from coro.net import AF_INET, AF_INET6, AF_UNSPEC, Network
-from coro.resolver import Resolver, ThreadedResolver, resolve_literal
+from coro.resolver import OverrideResolver, Resolver, ThreadedResolver, resolve_literal
 from coro.task import coroutine
+from tests.support.virtual import Clock, closing_loop, step, turns
 
 
 class Names(Network):
@@ -47,9 +51,15 @@ class Names(Network):
         self.gate.acquire(timeout=20)
         with self._lock:
             self._under_way -= 1
+        if host == "later.test":
+            raise socket.gaierror(socket.EAI_AGAIN, "try again")
         if host.startswith("no-"):
             raise socket.gaierror(socket.EAI_NONAME, "no such name")
         return [(AF_INET, ("192.0.2.1", port))]
+
+    def let(self, count: int) -> None:
+        """Let so many look-ups go on."""
+        self.gate.release(count)
 
 
 @pytest.fixture
@@ -104,11 +114,53 @@ def test_an_unknown_name(loop: IOLoop, names: Names) -> None:
     assert isinstance(caught.value, socket.gaierror)
 
 
-@pytest.mark.parametrize("host", ["", "a\0b", "x" * 64 + ".test", "a..b", ".test", "\ud800"])
-def test_what_is_no_host_name(loop: IOLoop, names: Names, host: str) -> None:
-    names.gate.release()
-    with pytest.raises(ResolveError):
+@pytest.mark.parametrize(
+    ("host", "reason"),
+    [
+        ("", "it is empty"),
+        ("a\0b", "it has a NUL character"),
+        ("x" * 64 + ".test", "the label 'x"),
+        ("a..b", "the label ''"),
+        (".test", "the label ''"),
+        ("a b", "the label 'a b'"),
+        ("user@host", "the label 'user@host'"),
+        ("host:80", "the label 'host:80'"),
+        ("a." * 126 + "bb", "longer than 253"),
+        ("a." * 127 + "b", "longer than 253"),
+        ("\ud800", "internationalized"),
+        ("a\u200db.test", "internationalized"),
+        ("xn--\u0430.test", "internationalized"),
+    ],
+)
+def test_what_is_no_host_name(loop: IOLoop, names: Names, host: str, reason: str) -> None:
+    with pytest.raises(ResolveError, match=f"not a host name: .*{reason}") as caught:
         loop.run_sync(lambda: ThreadedResolver().resolve(host, 80))
+    assert caught.value.host == host
+    assert names.asked == []
+
+
+@pytest.mark.parametrize(
+    ("host", "asked"),
+    [
+        ("bücher.test", "xn--bcher-kva.test"),
+        ("FASS.test", "fass.test"),
+        ("faß.test", "xn--fa-hia.test"),
+        ("日本語。test", "xn--wgv71a119e.test"),
+        ("_service.test", "_service.test"),
+        ("host.test.", "host.test."),
+        ("x" * 63 + ".test", "x" * 63 + ".test"),
+        ("a." * 126 + "b.", "a." * 126 + "b."),
+    ],
+)
+def test_what_is_a_host_name(loop: IOLoop, names: Names, host: str, asked: str) -> None:
+    names.let(1)
+    loop.run_sync(lambda: ThreadedResolver().resolve(host, 80))
+    assert names.asked == [asked]
+
+
+def test_a_literal_in_wide_digits(loop: IOLoop, names: Names) -> None:
+    answer = ThreadedResolver().resolve("\uff11\uff12\uff17.0.0.1", 80)
+    assert answer.result() == [(AF_INET, ("127.0.0.1", 80))]
 
 
 def test_names_beyond_the_threads_wait_their_turn(loop: IOLoop, names: Names) -> None:
@@ -203,8 +255,17 @@ def test_the_interface_says_so_where_nothing_is_implemented(loop: IOLoop) -> Non
     Resolver().close()
 
 
-def test_a_literal_of_the_other_family_is_none() -> None:
-    assert resolve_literal(Network(), "127.0.0.1", 80, AF_INET6) is None
+@pytest.mark.parametrize(("host", "family"), [("127.0.0.1", AF_INET6), ("::1", AF_INET)])
+def test_a_literal_of_the_other_family_is_refused_at_once(
+    loop: IOLoop, names: Names, host: str, family: int
+) -> None:
+    answer = ThreadedResolver().resolve(host, 80, family)
+    with pytest.raises(ResolveError, match="address of another family"):
+        answer.result()
+    assert names.asked == []
+
+
+def test_a_name_is_no_literal() -> None:
     assert resolve_literal(Network(), "host.test", 80, AF_UNSPEC) is None
 
 
@@ -235,3 +296,267 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
         check=True,
     )
     assert done.stdout == "('child.test', 80)\n"
+
+
+class TestSharing:
+    def test_one_look_up_for_all_who_ask(self, loop: IOLoop, names: Names) -> None:
+        resolver = ThreadedResolver()
+        answers = [resolver.resolve("host.test", port) for port in (80, 443)]
+        answers.append(resolver.resolve("HOST.test", 80))
+        names.let(1)
+        found = loop.run_sync(lambda: convert_yielded(answers))
+        assert found == [[(AF_INET, ("192.0.2.1", port))] for port in (80, 443, 80)]
+        assert names.asked == ["host.test"]
+
+    def test_families_are_looked_up_for_themselves(self, loop: IOLoop, names: Names) -> None:
+        resolver = ThreadedResolver()
+        names.let(2)
+        for family in (AF_INET, AF_INET6):
+            loop.run_sync(partial(resolver.resolve, "host.test", 80, family))
+        assert names.asked == ["host.test"] * 2
+
+    def test_one_who_gives_up_leaves_it_to_the_others(self, loop: IOLoop, names: Names) -> None:
+        resolver = ThreadedResolver()
+        first, second = (resolver.resolve("host.test", 80) for _ in range(2))
+        first.cancel()
+        names.let(1)
+        assert loop.run_sync(lambda: second) == [(AF_INET, ("192.0.2.1", 80))]
+        assert first.cancelled()
+        assert names.asked == ["host.test"]
+
+    def test_the_last_one_who_gives_up_ends_it(self, loop: IOLoop, names: Names) -> None:
+        resolver = ThreadedResolver()
+        answers = [resolver.resolve("host.test", 80) for _ in range(2)]
+        assert names.begun.acquire(timeout=10)
+        for answer in answers:
+            answer.cancel()
+        turns(loop, 2)
+        assert loop.statistics()["timers"] == 0
+        # A new one, and not the one that was given up.
+        again = resolver.resolve("host.test", 80)
+        assert names.begun.acquire(timeout=10)
+        names.let(2)
+        loop.run_sync(lambda: again)
+        assert names.asked == ["host.test"] * 2
+
+    def test_an_error_for_each(self, loop: IOLoop, names: Names) -> None:
+        resolver = ThreadedResolver()
+        answers = [resolver.resolve("no-host.test", 80) for _ in range(2)]
+        names.let(1)
+        errors = []
+        for answer in answers:
+            with pytest.raises(ResolveError) as caught:
+                loop.run_sync(partial(convert_yielded, answer))
+            errors.append(caught.value)
+        assert errors[0] is not errors[1]
+        assert names.asked == ["no-host.test"]
+
+    def test_loops_share_nothing(self, loop: IOLoop, names: Names) -> None:
+        resolver = ThreadedResolver()
+        names.let(2)
+        loop.run_sync(lambda: resolver.resolve("host.test", 80))
+        other = IOLoop(make_current=False, network=names)
+        other.run_sync(lambda: resolver.resolve("host.test", 80))
+        other.close()
+        assert names.asked == ["host.test"] * 2
+
+
+class TestKeeping:
+    """On a loop whose clock the test moves."""
+
+    @pytest.fixture
+    def clock(self) -> Clock:
+        return Clock()
+
+    @pytest.fixture
+    def loop(self, names: Names, clock: Clock) -> Iterator[IOLoop]:
+        names.let(1000)
+        loop = IOLoop(clock=clock, network=names)
+        yield loop
+        loop.close()
+
+    def ask(self, loop: IOLoop, resolver: ThreadedResolver, host: str = "host.test") -> Any:
+        try:
+            return loop.run_sync(lambda: resolver.resolve(host, 80))
+        except ResolveError as error:
+            return error.errno
+
+    def test_for_its_time(self, loop: IOLoop, names: Names, clock: Clock) -> None:
+        resolver = ThreadedResolver(ttl=10)
+        first = self.ask(loop, resolver)
+        clock.now += 9.9
+        assert self.ask(loop, resolver) == first
+        assert len(names.asked) == 1
+        clock.now += 0.1
+        self.ask(loop, resolver)
+        assert len(names.asked) == 2
+
+    def test_what_a_caller_does_to_it_is_his_affair(self, loop: IOLoop) -> None:
+        resolver = ThreadedResolver()
+        first = self.ask(loop, resolver)
+        first.clear()
+        assert self.ask(loop, resolver)
+
+    def test_absence_for_a_second(self, loop: IOLoop, names: Names, clock: Clock) -> None:
+        resolver = ThreadedResolver(ttl=10)
+        for after, asked in ((0, 1), (0.9, 1), (0.1, 2)):
+            clock.now += after
+            assert self.ask(loop, resolver, "no-host.test") == socket.EAI_NONAME
+            assert len(names.asked) == asked
+
+    def test_not_that_there_was_no_answer(self, loop: IOLoop, names: Names) -> None:
+        resolver = ThreadedResolver()
+        for _ in range(2):
+            assert self.ask(loop, resolver, "later.test") == socket.EAI_AGAIN
+        assert len(names.asked) == 2
+
+    def test_nothing_if_so_wished(self, loop: IOLoop, names: Names) -> None:
+        resolver = ThreadedResolver(ttl=0)
+        for host in ("host.test", "no-host.test") * 2:
+            self.ask(loop, resolver, host)
+        assert len(names.asked) == 4
+
+    def test_the_least_used_goes(self, loop: IOLoop, names: Names) -> None:
+        resolver = ThreadedResolver(max_entries=2)
+        for host in ("a", "b", "a", "c", "a", "b"):
+            self.ask(loop, resolver, host)
+        assert names.asked == ["a", "b", "c", "b"]
+
+
+class TestLimits:
+    def test_a_look_up_that_hangs_is_over_in_time(self, names: Names) -> None:
+        with closing_loop() as loop:
+            monkey = names.getaddrinfo
+            loop.network.getaddrinfo = monkey  # type: ignore[method-assign]
+            before = loop.time()
+            with pytest.raises(ResolveError, match=r"no answer within 7 s$") as caught:
+                loop.run_sync(lambda: ThreadedResolver(timeout=7).resolve("host.test", 80))
+            assert caught.value.errno == socket.EAI_AGAIN
+            assert loop.time() == before + 7
+            assert loop.statistics()["timers"] == 0
+
+    def test_waiting_for_a_turn_counts(self, names: Names) -> None:
+        with closing_loop() as loop:
+            loop.network.getaddrinfo = names.getaddrinfo  # type: ignore[method-assign]
+            resolver = ThreadedResolver(max_threads=1, timeout=7)
+            answers = [resolver.resolve(host, 80) for host in ("a.test", "b.test")]
+            assert names.begun.acquire(timeout=10)
+            for answer in answers:
+                with pytest.raises(ResolveError, match="no answer within"):
+                    loop.run_sync(partial(convert_yielded, answer))
+            assert names.asked == ["a.test"]
+
+    def test_the_loop_goes_on_meanwhile(self, loop: IOLoop, names: Names) -> None:
+        answer = ThreadedResolver().resolve("host.test", 80)
+        assert names.begun.acquire(timeout=10)
+        turns(loop, 100)
+        assert not answer.done()
+        names.let(1)
+        loop.run_sync(lambda: answer)
+
+    def test_the_queue_has_an_end(
+        self, loop: IOLoop, names: Names, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("coro.resolver.MAX_QUEUE", 2)
+        resolver = ThreadedResolver(max_threads=1)
+        answers = [resolver.resolve("first.test", 80)]
+        assert names.begun.acquire(timeout=10)
+        answers += [resolver.resolve(f"host{n}.test", 80) for n in range(2)]
+        with pytest.raises(ResolveError, match="2 look-ups are waiting"):
+            resolver.resolve("more.test", 80).result()
+        names.let(3)
+        loop.run_sync(lambda: convert_yielded(answers))
+        assert "more.test" not in names.asked
+
+    def test_no_thread_can_be_started(
+        self, loop: IOLoop, names: Names, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        resolver = ThreadedResolver()
+
+        def start(_thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start)
+            with pytest.raises(ResolveError, match="can't start new thread"):
+                resolver.resolve("host.test", 80).result()
+        names.let(1)
+        assert loop.run_sync(lambda: resolver.resolve("host.test", 80))
+        assert names.asked == ["host.test"]
+
+    @pytest.mark.parametrize("settings", [{"max_threads": 0}, {"timeout": 0}, {"timeout": -1}])
+    def test_settings_that_make_no_sense(self, settings: dict[str, Any]) -> None:
+        with pytest.raises(ValueError):
+            ThreadedResolver(**settings)
+
+    def test_a_network_that_fails_in_its_own_way(self, loop: IOLoop) -> None:
+        def getaddrinfo(host: str, port: int, family: int, *, numeric: bool) -> Any:
+            raise socket.gaierror if numeric else ZeroDivisionError("oh")
+
+        loop.network.getaddrinfo = getaddrinfo  # type: ignore[method-assign]
+        with pytest.raises(ResolveError, match="ZeroDivisionError"):
+            loop.run_sync(lambda: ThreadedResolver().resolve("host.test", 80))
+
+    def test_a_loop_that_closes_meanwhile(self, names: Names) -> None:
+        resolver = ThreadedResolver()
+        loop = IOLoop(network=names)
+        answer = resolver.resolve("host.test", 80)
+        assert names.begun.acquire(timeout=10)
+        loop.close()
+        names.let(1)
+        resolver.close()
+        assert not answer.done()
+
+
+class TestOverrides:
+    @pytest.mark.parametrize(
+        ("mapping", "expected"),
+        [
+            ({"host.test": "127.0.0.1"}, ("127.0.0.1", 80)),
+            ({("host.test", 80): "127.0.0.1"}, ("127.0.0.1", 80)),
+            ({("host.test", 80): ("127.0.0.1", 8080)}, ("127.0.0.1", 8080)),
+            ({("host.test", 80, AF_INET): ("127.0.0.1", 8080)}, ("127.0.0.1", 8080)),
+            ({"host.test": "127.0.0.1", ("host.test", 80): "127.0.0.2"}, ("127.0.0.2", 80)),
+            ({"host.test": "other.test"}, ("192.0.2.1", 80)),
+            ({("host.test", 81): "127.0.0.1"}, ("192.0.2.1", 80)),
+            ({("host.test", 80, AF_INET6): "::1"}, ("192.0.2.1", 80)),
+        ],
+    )
+    def test_a_host_is_put_elsewhere(
+        self, loop: IOLoop, names: Names, mapping: Any, expected: Any
+    ) -> None:
+        names.let(1)
+        resolver = OverrideResolver(ThreadedResolver(), mapping)
+        found = loop.run_sync(lambda: resolver.resolve("host.test", 80, AF_INET))
+        assert found == [(AF_INET, expected)]
+        assert names.asked == ([] if expected[0] != "192.0.2.1" else [names.asked[0]])
+        resolver.close()
+
+
+@pytest.mark.parametrize("how", ["fails", "is given up", "times out"])
+def test_what_ended_leaves_no_circle(names: Names, how: str) -> None:
+    with closing_loop() as loop:
+        loop.network.getaddrinfo = names.getaddrinfo  # type: ignore[method-assign]
+        gc.collect()
+        gc.disable()
+        try:
+            resolver = ThreadedResolver()
+            answer = resolver.resolve("no-host.test", 80)
+            assert names.begun.acquire(timeout=10)
+            if how == "is given up":
+                answer.cancel()
+            elif how == "fails":
+                # Handed over by the thread before the clock leaps.
+                names.let(1)
+                while not loop._ready:
+                    pass
+            while not answer.done():
+                step(loop)
+            assert answer.cancelled() or isinstance(answer.exception(), ResolveError)
+            died = weakref.ref(answer)
+            del answer
+            turns(loop)
+            assert died() is None
+            assert gc.collect() == 0
+        finally:
+            gc.enable()

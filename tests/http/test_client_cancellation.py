@@ -29,7 +29,7 @@ from tests.support.leaks import count_fds
 from tests.support.virtual import turns
 
 # No fetch here takes so many turns; one that never ends is cancelled this often.
-MANY = 40
+MANY = 60
 
 
 def settle(loop: IOLoop, server: LoopServer) -> None:
