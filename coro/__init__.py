@@ -3,7 +3,7 @@
 The names below are what most programs need; the rooms have the rest. From below: ``errors``,
 ``timers``, ``buffer``, ``hooks``, ``stall``; ``future``, ``net``; ``threads``, ``periodic``;
 ``loop``, ``tls``; ``gen`` (with ``task``, ``multi``, ``scopes``, ``main``), ``debug``, ``stuck``;
-``locks``, ``queues``; ``stream``; ``resolver``; ``connector``; ``tcp``; ``http``; ``cli``. A room
+``locks``, ``queues``; ``stream``; ``resolver``; ``connector``; ``tcp``, ``cares``; ``http``; ``cli``. A room
 imports only from rooms below it.
 """
 
