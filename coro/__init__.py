@@ -2,9 +2,9 @@
 
 The names below are what most programs need; the rooms have the rest. From below: ``errors``,
 ``timers``, ``buffer``, ``hooks``, ``stall``; ``future``, ``net``; ``threads``, ``periodic``;
-``loop``, ``tls``; ``gen`` (with ``task``, ``multi``, ``scopes``, ``main``), ``debug``, ``stuck``;
-``locks``, ``queues``; ``stream``; ``resolver``; ``connector``; ``tcp``, ``cares``; ``http``; ``cli``. A room
-imports only from rooms below it.
+``loop``, ``tls``; ``gen`` (with ``task``, ``multi``, ``scopes``, ``groups``, ``main``), ``debug``,
+``stuck``; ``locks``, ``queues``; ``stream``; ``resolver``; ``connector``; ``tcp``, ``cares``;
+``http``; ``cli``. A room imports only from rooms below it.
 """
 
 from __future__ import annotations
