@@ -497,18 +497,18 @@ class IOLoop:
             )
         if kwargs:
             callback = functools.partial(callback, **kwargs)
-        return self._add_timer(when, callback, args)
-
-    def _add_timer(self, when: float, callback: Callable[..., Any], args: tuple[Any, ...]) -> Timer:
-        timer = Timer(when, callback, args, copy_context())
-        self._timers.add(timer)
-        return timer
+        return self._timers.add(when, callback, args, copy_context())
 
     def call_later(
         self, delay: float, callback: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Timer:
         """Call ``callback`` in ``delay`` seconds; the handle is for ``remove_timeout``."""
-        return self.call_at(self.time() + delay, callback, *args, **kwargs)
+        if kwargs or self._thread is None or self._thread != threading.get_ident():
+            return self.call_at(self.time() + delay, callback, *args, **kwargs)
+        # ``call_at`` spelt out.
+        if not delay <= _YEAR:
+            raise ValueError(f"a delay of {delay!r} seconds is more than a year")
+        return self._timers.add(self.time() + delay, callback, args, copy_context())
 
     def add_timeout(
         self, deadline: float | timedelta, callback: Callable[..., Any], *args: Any, **kwargs: Any
@@ -524,7 +524,8 @@ class IOLoop:
             self._check_thread("add_timeout")
             if kwargs:
                 callback = functools.partial(callback, **kwargs)
-            return self._add_timer(self.time() + deadline.total_seconds(), callback, args)
+            when = self.time() + deadline.total_seconds()
+            return self._timers.add(when, callback, args, copy_context())
         if not isinstance(deadline, int | float):
             raise TypeError(f"deadline is a number or a timedelta, not {deadline!r}")
         return self.call_at(deadline, callback, *args, **kwargs)

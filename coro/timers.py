@@ -2,9 +2,10 @@
 
 Most timers of a network program are time-outs that never fire: they are added, and cancelled when
 the work they guard ends in time. So cancelling is one store (the timer's callback becomes None) and
-the dead entry stays in the heap until it surfaces, or until the dead outnumber the living: then the
-heap is rebuilt without them, so that a million cancelled time-outs of an hour do not occupy memory
-for an hour. The rebuild costs O(n) once per n cancellations, hence O(1) each.
+the dead entry stays in the heap until it surfaces, or until the dead outnumber the living: then, at
+the next addition or look, the heap is rebuilt without them, so that a million cancelled time-outs
+of an hour do not occupy memory for an hour. The rebuild costs O(n) once per n cancellations, hence
+O(1) each.
 
 Entries are tuples ``(deadline, number, timer)``: the running number makes equal deadlines fire
 first in, first out, and keeps ``heapq`` comparing floats and ints in C.
@@ -46,7 +47,7 @@ class Timer:
         self.callback: Callable[..., Any] | None = callback
         self.args = args
         self.context: Context | None = context
-        self.in_heap = False
+        self.in_heap = True
 
     def clear(self) -> None:
         """Drop the callback and all that it holds."""
@@ -74,30 +75,48 @@ class TimerHeap:
         """How many timers are waiting, cancelled ones not counted."""
         return len(self.heap) - self._cancelled
 
-    def add(self, timer: Timer) -> None:
-        """Take in a timer."""
-        self._added += 1
-        timer.in_heap = True
-        heappush(self.heap, (timer.deadline, self._added, timer))
+    def add(
+        self,
+        deadline: float,
+        callback: Callable[..., Any],
+        args: tuple[Any, ...],
+        context: Context,
+    ) -> Timer:
+        """Take in a new timer and return it."""
+        timer = Timer(deadline, callback, args, context)
+        self._added = added = self._added + 1
+        heappush(self.heap, (deadline, added, timer))
+        if self._cancelled > _COMPACT_ABOVE:
+            self._compact()
+        return timer
 
     def cancel(self, timer: Timer) -> None:
         """Cancel a timer, also one that is due in this very turn and not in the heap any more."""
-        if timer.callback is None:
+        held = timer.callback, timer.args, timer.context
+        if held[0] is None:
             return
         # What the timer held dies when this call returns, not before: a destructor may cancel too.
-        held = timer.callback, timer.args, timer.context
-        timer.clear()
+        timer.callback = None
+        timer.args = ()
+        timer.context = None
         if timer.in_heap:
             self._cancelled += 1
-            if self._cancelled > _COMPACT_ABOVE and self._cancelled * 2 > len(self.heap):
-                # In place: a destructor can run in the middle of ``add``.
-                self.heap[:] = [entry for entry in self.heap if entry[2].callback is not None]
-                heapify(self.heap)
-                self._cancelled = 0
-        del held
+
+    def _compact(self) -> None:
+        """Drop the cancelled ones if they are more than half.
+
+        Not in ``cancel``: who cancels many at once would pay for it again and again.
+        """
+        if self._cancelled * 2 > len(self.heap):
+            # In place: a destructor can run in the middle of ``add``.
+            self.heap[:] = [entry for entry in self.heap if entry[2].callback is not None]
+            heapify(self.heap)
+            self._cancelled = 0
 
     def next_deadline(self) -> float | None:
         """The earliest deadline of a timer that is not cancelled, or None."""
+        if self._cancelled > _COMPACT_ABOVE:
+            self._compact()
         heap = self.heap
         while heap:
             deadline, _, timer = heap[0]

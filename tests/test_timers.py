@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import weakref
 from contextvars import Context
-from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,15 +17,8 @@ def nothing() -> None:
     """A callback."""
 
 
-def timer(deadline: float, callback: Any = nothing) -> Timer:
-    return Timer(deadline, callback, (), Context())
-
-
 def add(heap: TimerHeap, *deadlines: float) -> list[Timer]:
-    timers = [timer(deadline) for deadline in deadlines]
-    for one in timers:
-        heap.add(one)
-    return timers
+    return [heap.add(deadline, nothing, (), Context()) for deadline in deadlines]
 
 
 class TestOrder:
@@ -94,8 +86,7 @@ class TestCancel:
         callback = Callback()
         seen = weakref.ref(callback)
         heap = TimerHeap()
-        held = Timer(1, callback, (callback,), Context())
-        heap.add(held)
+        held = heap.add(1, callback, (callback,), Context())
         heap.cancel(held)
         del callback
         assert seen() is None
@@ -122,29 +113,39 @@ class TestCompaction:
         assert len(heap.heap) == COMPACT_ABOVE + 1
         assert len(heap) == 1
         heap.cancel(timers[-1])
+        assert heap.next_deadline() is None
         assert len(heap.heap) == 0
         assert len(heap) == 0
 
     def test_waits_until_the_dead_outnumber_the_living(self) -> None:
         heap = TimerHeap()
         timers = add(heap, *range(400))
-        for one in timers[:200]:
+        for one in timers[200:]:
             heap.cancel(one)
+        assert heap.next_deadline() == 0
         assert len(heap.heap) == 400
-        heap.cancel(timers[200])
+        heap.cancel(timers[199])
+        assert heap.next_deadline() == 0
         assert len(heap.heap) == 199
-        assert heap.pop_due(1000) == timers[201:]
+        assert heap.pop_due(1000) == timers[:199]
+
+    def test_cancelling_many_compacts_once(self) -> None:
+        heap = TimerHeap()
+        for one in add(heap, *range(1000)):
+            heap.cancel(one)
+        assert len(heap.heap) == 1000
+        add(heap, 5)
+        assert len(heap.heap) == 1
 
     def test_many_cancelled_time_outs_occupy_little(self) -> None:
         heap = TimerHeap()
         living = add(heap, *range(1000))
         largest = 0
         for number in range(200_000):
-            one = timer(3600.0 + number)
-            heap.add(one)
+            (one,) = add(heap, 3600.0 + number)
             heap.cancel(one)
             largest = max(largest, len(heap.heap))
-        assert largest <= 2 * len(living) + 2
+        assert largest <= 2 * len(living) + 3
         assert heap.pop_due(2000) == living
 
     def test_a_destructor_that_cancels_keeps_the_count_right(self) -> None:
@@ -163,8 +164,7 @@ class TestCompaction:
 
         (survivor,) = add(heap, 1)
         others = add(heap, *range(2, 2 + 2 * COMPACT_ABOVE))
-        outer = timer(0.5, Cancels(others))
-        heap.add(outer)
+        outer = heap.add(0.5, Cancels(others), (), Context())
         heap.cancel(outer)
         assert len(heap) == 1
         assert sum(entry[2].callback is None for entry in heap.heap) == len(heap.heap) - 1
@@ -187,8 +187,7 @@ def test_it_behaves_as_a_sorted_list(steps: list[Step]) -> None:
     model: list[Timer] = []
     for what, number in steps:
         if what == "add":
-            one = timer(number)
-            heap.add(one)
+            (one,) = add(heap, number)
             known.append(one)
             model.append(one)
             model.sort(key=lambda each: each.deadline)
@@ -204,7 +203,7 @@ def test_it_behaves_as_a_sorted_list(steps: list[Step]) -> None:
 
 
 def test_repr_tells_the_state() -> None:
-    one = timer(12.5)
+    (one,) = add(TimerHeap(), 12.5)
     assert repr(one) == f"<Timer at 12.500 calls {nothing!r}>"
     one.clear()
     assert repr(one) == "<Timer at 12.500 spent>"
