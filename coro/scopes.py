@@ -183,46 +183,67 @@ def shield(future: Any) -> Future[Any]:
     return _Follower(convert_yielded(future))
 
 
+_CREATED, _ACTIVE, _EXPIRING, _EXPIRED, _FINISHED = range(5)
+_STATE_NAMES = ("created", "active", "expiring", "expired", "finished")
+
+
 class Timeout:
     """A block whose work is cancelled when it runs over a deadline; see ``timeout``."""
 
-    __slots__ = ("_cancelling", "_expired", "_task", "_timer", "deadline")
+    __slots__ = ("_cancelling", "_deadline", "_state", "_task", "_timer")
 
-    def __init__(self, deadline: float | None) -> None:
-        self.deadline = deadline
-        self._task: Task[Any] | None = None
+    def __init__(self, when: float | None) -> None:
+        self._deadline = when
+        self._state = _CREATED
         self._timer: Timer | None = None
-        self._cancelling = 0
-        self._expired = False
+
+    # The task whose block it is, and how often that was asked to cancel before; while active.
+    _task: Task[Any]
+    _cancelling: int
+
+    def __repr__(self) -> str:
+        when = ""
+        if self._state == _ACTIVE:
+            when = f" when={self._deadline if self._deadline is None else round(self._deadline, 3)}"
+        return f"<Timeout [{_STATE_NAMES[self._state]}]{when}>"
+
+    def when(self) -> float | None:
+        """Return the deadline, in terms of ``loop.time()``; None if there is none."""
+        return self._deadline
 
     def expired(self) -> bool:
         """Whether the deadline passed inside the block."""
-        return self._expired
+        return self._state in (_EXPIRING, _EXPIRED)
 
-    def reschedule(self, deadline: float | None) -> None:
-        """Move the deadline (in terms of ``loop.time()``; None: none) while inside the block."""
-        if self._task is None or self._expired:
-            raise RuntimeError(
-                "a Timeout can be rescheduled only inside its block and before it expired"
-            )
-        self.deadline = deadline
+    def reschedule(self, when: float | None) -> None:
+        """Move the deadline (in terms of ``loop.time()``; None: none) while inside the block.
+
+        Raises:
+            RuntimeError: not inside the block, or it expired.
+        """
+        if self._state == _CREATED:
+            raise RuntimeError("Timeout has not been entered")
+        if self._state != _ACTIVE:
+            raise RuntimeError(f"Cannot change state of {_STATE_NAMES[self._state]} Timeout")
+        self._deadline = when
         self._drop_timer()
-        if deadline is not None:
-            self._timer = self._task._loop.call_at(deadline, self.expire)
+        if when is not None:
+            self._timer = self._task._loop.call_at(when, self.expire)
 
     def __enter__(self) -> Self:
+        if self._state != _CREATED:
+            raise RuntimeError("Timeout has already been entered: it serves for one block only")
         loop = slot.running or slot.current
         task = None if loop is None else loop._current_task
         if task is None:
             raise RuntimeError(
-                "timeout() works only inside a coroutine: with timeout(5): yield ..."
+                "Timeout should be used inside a task: in a coroutine, with timeout(5): yield ..."
             )
-        if self._task is not None:
-            raise RuntimeError("a Timeout serves for one block only")
+        self._state = _ACTIVE
         self._task = task
         self._cancelling = task._cancel_requests
-        if self.deadline is not None:
-            self._timer = loop.call_at(self.deadline, self.expire)
+        if self._deadline is not None:
+            self._timer = loop.call_at(self._deadline, self.expire)
         return self
 
     def __exit__(
@@ -231,20 +252,25 @@ class Timeout:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        task = self._task
-        if task is None:
-            return
         if self._timer is not None:
             self._drop_timer()
-        self._task = None
-        if not self._expired:
+        task = self._task
+        del self._task
+        if self._state == _ACTIVE:
+            self._state = _FINISHED
             return
+        self._state = _EXPIRED
         try:
-            if task.uncancel() <= self._cancelling and isinstance(error, CancelledError):
-                raise TimeoutError("the block ran over its time limit") from error
+            if task.uncancel() <= self._cancelling and error is not None:
+                if isinstance(error, CancelledError):
+                    raise TimeoutError("the block ran over its time limit") from error
+                _tell_cause(error)
+                if isinstance(error, ExceptionGroup):
+                    for part in error.exceptions:
+                        _tell_cause(part)
         finally:
             # The error refers to this frame, and the task may come to hold the error.
-            task = error = None
+            task = error = part = None  # type: ignore[assignment]
 
     async def __aenter__(self) -> Self:
         return self.__enter__()
@@ -260,14 +286,25 @@ class Timeout:
     def expire(self) -> None:
         """End the block now, as if its deadline had come."""
         self._drop_timer()
-        if self._task is not None and not self._expired:
-            self._expired = True
+        if self._state == _ACTIVE:
+            self._state = _EXPIRING
             self._task.cancel()
 
     def _drop_timer(self) -> None:
-        if self._timer is not None and self._task is not None:
+        if self._timer is not None:
             self._task._loop.remove_timeout(self._timer)
             self._timer = None
+
+
+def _tell_cause(error: BaseException) -> None:
+    """Let an error that came in the wake of the limit's cancellation say that it was a limit."""
+    while (context := error.__context__) is not None:
+        if isinstance(context, CancelledError):
+            cause = TimeoutError()
+            cause.__cause__ = cause.__context__ = context
+            error.__context__ = cause
+            return
+        error = context
 
 
 def timeout(seconds: float | timedelta | None) -> Timeout:

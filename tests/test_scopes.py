@@ -14,6 +14,7 @@ import pytest
 from coro.errors import CancelledError
 from coro.future import Future
 from coro.gen import (
+    TaskGroup,
     coroutine,
     current_task,
     moment,
@@ -435,32 +436,95 @@ class TestTimeout:
             started = loop.time()
             with pytest.raises(TimeoutError), timeout(5) as limit:
                 limit.reschedule(started + 10)
-                assert limit.deadline == started + 10
+                assert limit.when() == started + 10
                 yield sleep(100)
             assert loop.time() == pytest.approx(started + 10)
             with timeout(5) as limit:
                 limit.reschedule(None)
                 yield sleep(100)
-            for misused in (limit, timeout(5)):
-                with pytest.raises(RuntimeError, match="inside its block"):
-                    misused.reschedule(loop.time() + 1)
+            with pytest.raises(RuntimeError, match="finished"):
+                limit.reschedule(loop.time() + 1)
+            with pytest.raises(RuntimeError, match="not been entered"):
+                timeout(5).reschedule(loop.time() + 1)
+            with pytest.raises(TimeoutError), timeout(5) as limit:
+                limit.expire()
+                with pytest.raises(RuntimeError, match="expiring"):
+                    limit.reschedule(loop.time() + 1)
+                yield sleep(1)
 
         loop.run_sync(main)
         assert loop.statistics()["timers"] == 0
 
     def test_misuse(self, loop: IOLoop) -> None:
-        with pytest.raises(RuntimeError, match="inside a coroutine"), timeout(5):
+        with pytest.raises(RuntimeError, match="inside a task"), timeout(5):
             pass
 
         @coroutine
         def main() -> Any:
             block = timeout(5)
             with block:
-                with pytest.raises(RuntimeError, match="one block"), block:
+                with pytest.raises(RuntimeError, match="already been entered"), block:
                     pass
                 yield moment
+            with pytest.raises(RuntimeError, match="already been entered"), block:
+                pass
 
         loop.run_sync(main)
+
+    def test_repr_tells_its_state(self, loop: IOLoop) -> None:
+        @coroutine
+        def main() -> Any:
+            limit = timeout_at(loop.time() + 5)
+            texts = [repr(limit)]
+            with limit:
+                texts.append(repr(limit))
+                yield moment
+            texts.append(repr(limit))
+            with pytest.raises(TimeoutError), timeout(0) as short:
+                try:
+                    yield sleep(1)
+                finally:
+                    texts.append(repr(short))
+            texts.append(repr(short))
+            with timeout(None) as endless:
+                texts.append(repr(endless))
+            return texts
+
+        assert loop.run_sync(main) == [
+            "<Timeout [created]>",
+            f"<Timeout [active] when={round(loop.time() + 5, 3)}>",
+            "<Timeout [finished]>",
+            "<Timeout [expiring]>",
+            "<Timeout [expired]>",
+            "<Timeout [active] when=None>",
+        ]
+
+    def test_another_error_in_its_wake_tells_of_the_limit(self, loop: IOLoop) -> None:
+        @coroutine
+        def fails() -> Any:
+            try:
+                yield sleep(10)
+            finally:
+                raise KeyError("clean-up")
+
+        @coroutine
+        def main(grouped: bool) -> Any:
+            with timeout(1):
+                if grouped:
+                    with TaskGroup() as group:
+                        group.create_task(fails)
+                        yield group.join()
+                else:
+                    yield fails()
+
+        with pytest.raises(KeyError) as bare:
+            loop.run_sync(lambda: main(False))
+        with pytest.raises(ExceptionGroup) as grouped:
+            loop.run_sync(lambda: main(True))
+        for error in (bare.value, grouped.value.exceptions[0]):
+            cause = error.__context__
+            assert isinstance(cause, TimeoutError)
+            assert isinstance(cause.__cause__, CancelledError)
 
     def test_in_native_coroutines(self, loop: IOLoop) -> None:
         async def main() -> str:
