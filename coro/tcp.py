@@ -332,7 +332,7 @@ class _Plan:
         self.progress.phase = phase
         ends = (self._deadline, self._after(self.phase_timeouts[phase]))
         deadline = min((end for end in ends if end is not None), default=None)
-        if deadline != self._limit.deadline:
+        if deadline != self._limit.when():
             self._limit.reschedule(deadline)
 
     # --- TCP -------------------------------------------------------------------------------

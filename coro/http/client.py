@@ -336,7 +336,7 @@ class _Fetch:
                     connection = yield from self._open(target, key)
                 self.location = self.receiver = None
                 progress.attempts += 1
-                if self.limit.deadline is not None:
+                if self.limit.when() is not None:
                     self.limit.reschedule(None)
                 connection.bound(self.limit, self.deadline)
                 try:
