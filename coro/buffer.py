@@ -106,13 +106,15 @@ class WriteQueue:
         self.added += len(data)
 
     def peek(self, limit: int, count: int) -> list[memoryview]:
-        """Return the first views: at most ``count``, and none after ``limit`` bytes are reached."""
+        """Return the first views: at most ``count``, and ``limit`` bytes if they are several."""
         chosen: list[memoryview] = []
         total = 0
         for view in self._views:
-            chosen.append(view)
             total += len(view)
-            if total >= limit or len(chosen) >= count:
+            if chosen and total > limit:
+                break
+            chosen.append(view)
+            if len(chosen) >= count:
                 break
         return chosen
 

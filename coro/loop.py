@@ -17,6 +17,14 @@ An event belongs to the registration that stood when the poll returned. A handle
 descriptors of the same batch and reuse their numbers: their registrations are marked dead, and the
 events of the dead are dropped. The poller is level-triggered, so a new registration under the same
 number hears of its own events in the next turn.
+
+After a fork the child has copies of the loops, but poller and waker are one with the parent's:
+whoever registers, waits or wakes there would do so for both. So the child drops its descriptors of
+them (which the parent does not notice). A loop that was idle opens new ones when it is used first,
+with the handlers that it had. A loop that was running cannot go on: its turn, its tasks and its
+timers are the parent's. It refuses everything, and ``start`` ends with an error if the child comes
+back to it. Its tasks are kept as they are: if they died, their ``finally`` blocks would run in the
+child.
 """
 
 from __future__ import annotations
@@ -24,6 +32,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
+import os
 import signal
 import threading
 import time
@@ -34,17 +43,18 @@ from collections.abc import Callable
 from concurrent import futures
 from contextvars import Context, copy_context
 from datetime import timedelta
+from threading import get_ident
 from types import FrameType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from coro.errors import BadYieldError, TimeoutError, WrongThreadError
 from coro.future import Future, slot
 from coro.hooks import Hooks, Observer
-from coro.net import ERROR, READ, WRITE, Network
+from coro.net import ERROR, READ, WRITE, Network, Poller
 from coro.periodic import PeriodicCallback
 from coro.stall import StallWatch, watch
 from coro.threads import submit
-from coro.timers import Timer, TimerHeap
+from coro.timers import DEADLINE, Timer, TimerHeap
 
 __all__ = ["IOLoop", "PeriodicCallback"]
 
@@ -59,6 +69,14 @@ _LONGEST_POLL = 86400.0
 # seconds ago; and one of so many turns in any case, for a clock may stand still.
 _POLL_SECONDS = 50e-6
 _POLL_TURNS = 16
+
+# The thread, in a forked child, of a loop that was running at the fork.
+_FORKED = -1
+
+_loops: weakref.WeakSet[IOLoop] = weakref.WeakSet()
+
+# In a forked child: what loops that were running at the fork held.
+_left_behind: list[Any] = []
 
 
 class _Registration:
@@ -133,19 +151,8 @@ class IOLoop:
         # What is returned where nothing is left to wait for: settled once, shared.
         self.nothing: Future[None] = Future(loop=self)
         self.nothing.set_result(None)
-        self._poller = self.network.poller()
-        try:
-            self._waker = self.network.waker()
-            try:
-                self._poller.register(self._waker.fileno(), READ)
-            except BaseException:
-                self._waker.close()
-                raise
-        except BaseException:
-            self._poller.close()
-            raise
-        self._poll = self._poller.poll
-        self._handlers[self._waker.fileno()] = _Registration(self._waker, self._drain_waker, READ)
+        self._open_poller()
+        _loops.add(self)
         self._unclosed = weakref.finalize(
             self, warnings.warn, f"unclosed IOLoop at {id(self):#x}", ResourceWarning
         )
@@ -153,7 +160,34 @@ class IOLoop:
         if make_current:
             self.make_current()
 
+    def _open_poller(self) -> Poller:
+        """Make poller and waker, and register what the table holds."""
+        poller = self.network.poller()
+        try:
+            waker = self.network.waker()
+            try:
+                poller.register(waker.fileno(), READ)
+            except BaseException:
+                waker.close()
+                raise
+        except BaseException:
+            poller.close()
+            raise
+        for fd, registration in self._handlers.items():
+            try:
+                poller.register(fd, registration.events)
+            except OSError:
+                # Closed without having been removed.
+                pass
+        self._handlers[waker.fileno()] = _Registration(waker, self._drain_waker, READ)
+        self._poller = poller
+        self._poll = poller.poll
+        self._waker = waker
+        return poller
+
     def __repr__(self) -> str:
+        if self._thread == _FORKED:
+            return f"<IOLoop left behind by a fork at {id(self):#x}>"
         state = "closed" if self._closed else "running" if self._thread is not None else "idle"
         tasks = len(self._live_tasks())
         return f"<IOLoop {state} tasks={tasks} timers={len(self._timers)} at {id(self):#x}>"
@@ -194,7 +228,9 @@ class IOLoop:
             RuntimeError: this loop or another one is running in this thread, or it is closed.
         """
         self._check_startable()
-        self._thread = threading.get_ident()
+        if type(self._poller) is _Inherited:
+            self._open_poller()
+        self._thread = get_ident()
         self._now = self._began = self.time()
         slot.running = self
         in_main = threading.current_thread() is threading.main_thread()
@@ -202,16 +238,21 @@ class IOLoop:
             previous = signal.set_wakeup_fd(self._waker.write_fileno(), warn_on_full_buffer=False)
         try:
             self._run_turns()
+            if self._thread == _FORKED:
+                self._refuse()
         finally:
-            if in_main:
-                signal.set_wakeup_fd(previous)
-            self._stopping = False
-            self._asleep = False
-            self._ran += self.time() - self._began
-            slot.running = None
-            self._thread = None
+            if self._thread != _FORKED:
+                if in_main:
+                    signal.set_wakeup_fd(previous)
+                self._stopping = False
+                self._asleep = False
+                self._ran += self.time() - self._began
+                slot.running = None
+                self._thread = None
 
     def _check_startable(self) -> None:
+        if self._thread == _FORKED:
+            self._refuse()
         if self._closed:
             raise RuntimeError(f"{self!r} is closed")
         if slot.running is not None:
@@ -269,7 +310,7 @@ class IOLoop:
                 if heap and heap[0][0] <= now:
                     due = timers.pop_due(now)
                     if due:
-                        self._lag = now - due[0].deadline
+                        self._lag = now - due[0][DEADLINE]
                         self._max_lag = max(self._max_lag, self._lag)
                         ready.extend(due)
                         del due
@@ -279,10 +320,10 @@ class IOLoop:
                     if kind is tuple:
                         callback, args, context = item
                     elif kind is Timer:
-                        callback, args, context = item.callback, item.args, item.context
+                        _, _, callback, args, context = item
                         if callback is None:
                             continue
-                        item.clear()
+                        item.spend()
                     else:
                         item._run()
                         continue
@@ -431,11 +472,63 @@ class IOLoop:
         self._on_close.pop(key, None)
 
     def _check_thread(self, what: str) -> None:
-        if self._thread is not None and self._thread != threading.get_ident():
+        if self._thread is not None and self._thread != get_ident():
+            if self._thread == _FORKED:
+                self._refuse()
             raise WrongThreadError(
                 f"IOLoop.{what} was called from another thread than the loop's; "
                 f"there, only add_callback is safe: loop.add_callback(loop.{what}, ...)"
             )
+
+    # --- after a fork, in the child --------------------------------------------------------
+
+    def _leave_parent(self) -> None:
+        """Let go of what is shared with the parent."""
+        if self._closed:
+            return
+        self._handlers.pop(self._waker.fileno(), None)
+        self._poller.close()
+        self._waker.close()
+        # Its threads are the parent's; the next call makes a new one.
+        self._executor = None
+        if self._thread is None:
+            self._poller = _Inherited(self)
+        else:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Be of no use any more. The rest of the turn, if the child returns to it, does nothing."""
+        self._thread = _FORKED
+        self._closed = self._stopping = True
+        self._unclosed.detach()
+        ready = self._ready
+        heap = self._timers.heap
+        handlers = self._handlers
+        _left_behind.append(
+            (self._tasks, list(ready), dict(handlers), list(heap), list(self._at_turn_end))
+        )
+        self._tasks = set()
+        for at in range(len(ready)):
+            ready[at] = _NOTHING
+        for registration in handlers.values():
+            registration.alive = False
+        handlers.clear()
+        # Not ``TimerHeap.clear``, which takes from the timers what they hold.
+        heap.clear()
+        self._timers = TimerHeap()
+        self._at_turn_end.clear()
+        refuse = functools.partial(_refuse, repr(self))
+        for name in ("add_callback", "spawn_callback", "add_callback_from_signal"):
+            # In the instance, so that no call of any other loop pays for it.
+            setattr(self, name, refuse)
+        for number, previous in self._signals.items():
+            signal.signal(number, signal.SIG_DFL if previous is None else previous)
+        self._signals.clear()
+        # It is the parent's waker.
+        signal.set_wakeup_fd(-1)
+
+    def _refuse(self) -> NoReturn:
+        _refuse(repr(self))
 
     # --- callbacks -------------------------------------------------------------------------
 
@@ -487,7 +580,7 @@ class IOLoop:
             ValueError: ``when`` is more than a year ahead, so probably not in terms of
                 ``loop.time()``.
         """
-        if self._thread is not None and self._thread != threading.get_ident():
+        if self._thread is not None and self._thread != get_ident():
             self._check_thread("call_at")
         # Written so that NaN, which no heap can order, is refused too.
         if not when <= self.time() + _YEAR:
@@ -503,7 +596,7 @@ class IOLoop:
         self, delay: float, callback: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Timer:
         """Call ``callback`` in ``delay`` seconds; the handle is for ``remove_timeout``."""
-        if kwargs or self._thread is None or self._thread != threading.get_ident():
+        if kwargs or self._thread is None or self._thread != get_ident():
             return self.call_at(self.time() + delay, callback, *args, **kwargs)
         # ``call_at`` spelt out.
         if not delay <= _YEAR:
@@ -532,7 +625,7 @@ class IOLoop:
 
     def remove_timeout(self, timeout: Timer) -> None:
         """Cancel a timer; one that has fired is left alone."""
-        if self._thread is not None and self._thread != threading.get_ident():
+        if self._thread is not None and self._thread != get_ident():
             self._check_thread("remove_timeout")
         self._timers.cancel(timeout)
 
@@ -707,7 +800,7 @@ class IOLoop:
             "ready": len(self._ready),
             "tasks": len(self._live_tasks()),
             "timers": len(self._timers),
-            "handlers": len(self._handlers) - (0 if self._closed else 1),
+            "handlers": len(self._handlers) - (self._waker.fileno() in self._handlers),
             "lag": self._lag,
             "max_lag": self._max_lag,
             "busy_ratio": min(max(busy, 0.0), 1.0),
@@ -720,6 +813,44 @@ slot.loop = IOLoop.current  # type: ignore[method-assign]
 def _log_failure(callback: Callable[..., Any], future: Any) -> None:
     if not future.cancelled() and (error := future.exception()) is not None:
         _app_log.error("Exception in callback %r", callback, exc_info=error)
+
+
+class _Inherited:
+    """In a forked child, in the place of a poller: the first use of it opens a new one."""
+
+    def __init__(self, loop: IOLoop) -> None:
+        self._loop = weakref.ref(loop)
+
+    def __getattr__(self, name: str) -> Any:
+        loop = self._loop()
+        assert loop is not None
+        return getattr(loop._open_poller(), name)
+
+    def close(self) -> None:
+        """There is nothing to give back."""
+
+
+# An entry of the ready queue.
+_NOTHING = (int, (), None)
+
+
+def _refuse(loop: str, *_args: Any, **_kwargs: Any) -> NoReturn:
+    raise RuntimeError(
+        f"{loop} was running when this process was forked, and belongs to the parent: "
+        "fork before the loop runs, or use a new one here (coro.run makes one)"
+    )
+
+
+def _after_fork() -> None:
+    for loop in list(_loops):
+        loop._leave_parent()
+    if slot.current is slot.running:
+        slot.current = None
+    slot.running = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _fileno(fd: Any) -> int:

@@ -40,9 +40,17 @@ from coro.resolver import (
 )
 from coro.stream import IOStream
 from coro.task import cancel_with_inputs
+from coro.tcpserver import TCPServer
 from coro.tls import TLSOptions, context_for
 
-__all__ = ["ConnectProgress", "Seconds", "TCPClient", "connect", "timeout_message"]
+__all__ = [
+    "ConnectProgress",
+    "Seconds",
+    "TCPClient",
+    "TCPServer",
+    "connect",
+    "timeout_message",
+]
 
 Seconds = float | timedelta | None
 

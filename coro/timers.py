@@ -7,8 +7,9 @@ the next addition or look, the heap is rebuilt without them, so that a million c
 of an hour do not occupy memory for an hour. The rebuild costs O(n) once per n cancellations, hence
 O(1) each.
 
-Entries are tuples ``(deadline, number, timer)``: the running number makes equal deadlines fire
-first in, first out, and keeps ``heapq`` comparing floats and ints in C.
+A timer *is* its entry in the heap, the list ``[deadline, number, callback, args, context]``: one
+object instead of two, and ``heapq`` compares lists in C. The running number makes equal deadlines
+fire first in, first out, and no comparison goes beyond it.
 """
 
 from __future__ import annotations
@@ -22,42 +23,39 @@ __all__ = ["Timer", "TimerHeap"]
 
 _COMPACT_ABOVE = 64
 
+# Places in a timer.
+DEADLINE, NUMBER, CALLBACK, ARGS, CONTEXT = range(5)
 
-class Timer:
-    """A callback that is due at a deadline; the handle by which it is cancelled.
+# The number of a timer that is not in the heap any more.
+_OUT = -1
 
-    Attributes:
-        deadline: when it is due, in the clock's seconds.
-        callback: what to call, or None once it has fired or was cancelled.
-        args: positional arguments of the callback.
-        context: the ``contextvars`` context that the callback runs in.
-        in_heap: whether an entry of the heap still refers to it.
-    """
 
-    __slots__ = ("args", "callback", "context", "deadline", "in_heap")
+class Timer(list[Any]):
+    """A callback that is due at a deadline; the handle by which it is cancelled."""
 
-    def __init__(
-        self,
-        deadline: float,
-        callback: Callable[..., Any],
-        args: tuple[Any, ...],
-        context: Context,
-    ) -> None:
-        self.deadline = deadline
-        self.callback: Callable[..., Any] | None = callback
-        self.args = args
-        self.context: Context | None = context
-        self.in_heap = True
+    __slots__ = ()
 
-    def clear(self) -> None:
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+    @property
+    def deadline(self) -> float:
+        """When it is due, in the clock's seconds."""
+        return self[DEADLINE]  # type: ignore[no-any-return]
+
+    @property
+    def callback(self) -> Callable[..., Any] | None:
+        """What is called, or None once it has fired or was cancelled."""
+        return self[CALLBACK]  # type: ignore[no-any-return]
+
+    def spend(self) -> None:
         """Drop the callback and all that it holds."""
-        self.callback = None
-        self.args = ()
-        self.context = None
+        self[CALLBACK:] = (None, (), None)
 
     def __repr__(self) -> str:
-        state = "spent" if self.callback is None else f"calls {self.callback!r}"
-        return f"<Timer at {self.deadline:.3f} {state}>"
+        callback = self[CALLBACK]
+        state = "spent" if callback is None else f"calls {callback!r}"
+        return f"<Timer at {self[DEADLINE]:.3f} {state}>"
 
 
 class TimerHeap:
@@ -66,9 +64,9 @@ class TimerHeap:
     __slots__ = ("_added", "_cancelled", "heap")
 
     def __init__(self) -> None:
-        self.heap: list[tuple[float, int, Timer]] = []
+        self.heap: list[Timer] = []
         self._added = 0
-        # Invariant: the number of entries of ``heap`` whose timer has no callback.
+        # Invariant: the number of timers in ``heap`` that have no callback.
         self._cancelled = 0
 
     def __len__(self) -> int:
@@ -82,25 +80,31 @@ class TimerHeap:
         args: tuple[Any, ...],
         context: Context,
     ) -> Timer:
-        """Take in a new timer and return it."""
-        timer = Timer(deadline, callback, args, context)
-        self._added = added = self._added + 1
-        heappush(self.heap, (deadline, added, timer))
+        """Take in a new timer and return it.
+
+        Arguments:
+            deadline: when it is due, in the clock's seconds.
+            callback: what to call, with ``args``, in ``context``.
+        """
+        self._added = number = self._added + 1
+        timer = Timer((deadline, number, callback, args, context))
+        heappush(self.heap, timer)
         if self._cancelled > _COMPACT_ABOVE:
             self._compact()
         return timer
 
     def cancel(self, timer: Timer) -> None:
         """Cancel a timer, also one that is due in this very turn and not in the heap any more."""
-        held = timer.callback, timer.args, timer.context
-        if held[0] is None:
+        _, number, callback, args, context = timer
+        if callback is None:
             return
         # What the timer held dies when this call returns, not before: a destructor may cancel too.
-        timer.callback = None
-        timer.args = ()
-        timer.context = None
-        if timer.in_heap:
+        timer[CALLBACK] = None
+        timer[ARGS] = ()
+        timer[CONTEXT] = None
+        if number != _OUT:
             self._cancelled += 1
+        del args, context
 
     def _compact(self) -> None:
         """Drop the cancelled ones if they are more than half.
@@ -109,7 +113,7 @@ class TimerHeap:
         """
         if self._cancelled * 2 > len(self.heap):
             # In place: a destructor can run in the middle of ``add``.
-            self.heap[:] = [entry for entry in self.heap if entry[2].callback is not None]
+            self.heap[:] = [timer for timer in self.heap if timer[CALLBACK] is not None]
             heapify(self.heap)
             self._cancelled = 0
 
@@ -119,29 +123,33 @@ class TimerHeap:
             self._compact()
         heap = self.heap
         while heap:
-            deadline, _, timer = heap[0]
-            if timer.callback is not None:
-                return deadline
-            heappop(heap)
-            self._cancelled -= 1
+            timer = heap[0]
+            if timer[CALLBACK] is not None:
+                return timer[DEADLINE]  # type: ignore[no-any-return]
+            self._pop()
         return None
 
     def pop_due(self, now: float) -> list[Timer]:
         """Take out the timers whose deadline is not later than ``now``, in order."""
         heap = self.heap
         due: list[Timer] = []
-        while heap and heap[0][0] <= now:
-            timer = heappop(heap)[2]
-            timer.in_heap = False
-            if timer.callback is None:
-                self._cancelled -= 1
-            else:
+        while heap and heap[0][DEADLINE] <= now:
+            timer = self._pop()
+            if timer[CALLBACK] is not None:
                 due.append(timer)
         return due
 
+    def _pop(self) -> Timer:
+        timer = heappop(self.heap)
+        timer[NUMBER] = _OUT
+        if timer[CALLBACK] is None:
+            self._cancelled -= 1
+        return timer
+
     def clear(self) -> None:
         """Cancel every timer."""
-        for _, _, timer in self.heap:
-            timer.clear()
+        for timer in self.heap:
+            timer[NUMBER] = _OUT
+            timer.spend()
         self.heap.clear()
         self._cancelled = 0

@@ -3,81 +3,84 @@
     python examples/echo_server.py --port 7007
     nc 127.0.0.1 7007
 
+    python examples/echo_server.py --certificate server.pem        # TLS: certificate and key
+    openssl s_client -connect 127.0.0.1:7007 -quiet
+
 It ends in order on Ctrl-C or SIGTERM: no new connections, what was received is sent back (for five
 seconds at most), and then the connections are closed.
 """
 
 import argparse
 import signal
-import socket
 from collections.abc import Generator
-from datetime import timedelta
 from typing import Any
 
 import coro
-from coro.errors import StreamClosedError, TimeoutError
-from coro.gen import Future, coroutine, with_timeout
+from coro.errors import StreamClosedError
+from coro.gen import Future, coroutine
 from coro.loop import IOLoop
 from coro.stream import IOStream
+from coro.tcp import TCPServer
 
-PATIENCE = timedelta(seconds=5)
-
-
-@coroutine
-def echo(stream: IOStream, stopped: Future[int]) -> Generator[Any, Any, None]:
-    """Serve one connection."""
-    try:
-        while not stopped.done():
-            data = yield stream.read_bytes(65536, partial=True)
-            yield stream.write(data)  # waits until the peer has room: a slow one costs no memory
-    except StreamClosedError:
-        pass  # the peer has left, or main() closed the stream
-    finally:
-        stream.close()
+GRACE = 5.0
 
 
-@coroutine
-def main(port: int) -> Generator[Any, Any, None]:
-    """Accept connections until a signal comes."""
-    loop = IOLoop.current()
-    connections: dict[IOStream, Any] = {}
-    stopped: Future[int] = Future()
+class EchoServer(TCPServer):
+    """Serves each connection until its peer has said all."""
 
-    def on_connection(listener: socket.socket, _events: int) -> None:
+    stopping = False
+
+    @coroutine
+    def handle_stream(self, stream: IOStream, _address: Any) -> Generator[Any, Any, None]:
+        """Serve one connection."""
         try:
-            accepted, _ = listener.accept()
-        except BlockingIOError:
-            return  # it left before we came
-        stream = IOStream(accepted)
-        connections[stream] = task = echo(
-            stream, stopped
-        )  # runs from here on, without anybody waiting
-        task.add_done_callback(lambda _: connections.pop(stream, None))
+            while not self.stopping:
+                data = yield stream.read_bytes(65536, partial=True)
+                yield stream.write(
+                    data
+                )  # waits until the peer has room: a slow one costs no memory
+        except StreamClosedError:
+            pass  # the peer has left, or end() closed the stream
+        finally:
+            stream.close()
+
+    @coroutine
+    def end(self) -> Generator[Any, Any, None]:
+        """Accept no more; give those time that have not taken all that is theirs."""
+        self.stopping = True
+        self.stop()
+        for stream in self.streams():
+            if not stream.writing():  # it waits for its peer to say something
+                stream.close()
+        yield self.shutdown(GRACE)
+
+
+@coroutine
+def main(host: str, port: int, certificate: str | None) -> Generator[Any, Any, None]:
+    """Serve until a signal comes."""
+    loop = IOLoop.current()
+    stopped: Future[int] = Future()
 
     def on_signal(number: int) -> None:
         if not stopped.done():
             stopped.set_result(number)
 
-    with socket.create_server(("127.0.0.1", port), backlog=512) as listener:
-        listener.setblocking(False)
-        loop.add_handler(listener, on_connection, IOLoop.READ)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, on_signal, number)
-        print(f"listening on 127.0.0.1:{listener.getsockname()[1]}", flush=True)
-        number = yield stopped
-        loop.remove_handler(listener)
-
-    print(f"{signal.Signals(number).name}: closing {len(connections)} connections", flush=True)
-    for stream in list(connections):
-        if not stream.writing():  # it waits for its peer to say something
-            stream.close()
-    try:
-        yield with_timeout(PATIENCE, list(connections.values()))
-    except TimeoutError:
-        print("some did not take what was to be sent back")
+    server = EchoServer(ssl_options=None if certificate is None else {"certfile": certificate})
+    server.listen(port, host)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal, number)
+    for sock in server.sockets:
+        print(f"listening on {sock.getsockname()[0]}:{sock.getsockname()[1]}", flush=True)
+    number = yield stopped
+    count = server.statistics()["connections"]
+    print(f"{signal.Signals(number).name}: closing {count} connections", flush=True)
+    yield server.end()
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="A TCP echo server.")
+    parser.add_argument("--host", default="127.0.0.1", help='address ("" for all)')
     parser.add_argument("--port", type=int, default=7007, help="0: any free one (default 7007)")
-    coro.run(main, parser.parse_args().port)
+    parser.add_argument("--certificate", help="serve TLS: PEM file with certificate and key")
+    given = parser.parse_args()
+    coro.run(main, given.host, given.port, given.certificate)

@@ -106,7 +106,8 @@ def queued(*pieces: bytes) -> WriteQueue:
 
 def test_peek_is_bounded_in_bytes_and_in_pieces() -> None:
     queue = queued(b"aaaa", b"bbbb", b"cccc", b"dddd")
-    assert [bytes(v) for v in queue.peek(5, 10)] == [b"aaaa", b"bbbb"]
+    assert [bytes(v) for v in queue.peek(8, 10)] == [b"aaaa", b"bbbb"]
+    assert [bytes(v) for v in queue.peek(7, 10)] == [b"aaaa"]
     assert [bytes(v) for v in queue.peek(100, 3)] == [b"aaaa", b"bbbb", b"cccc"]
     assert [bytes(v) for v in queue.peek(1, 1)] == [b"aaaa"]
 

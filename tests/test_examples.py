@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import RawServerFactory
+from tests.support.authority import Authority
 from tests.support.raw_server import answer, read_exactly, read_request
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -233,9 +234,9 @@ class TestFetchMany:
 
 class TestEchoServer:
     @contextmanager
-    def server(self) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    def server(self, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
         """Run the server; gives its process and port."""
-        with running("echo_server.py", "--port", "0") as process:
+        with running("echo_server.py", "--port", "0", *arguments) as process:
             assert process.stdout is not None
             port = re.fullmatch(r"listening on 127.0.0.1:(\d+)\n", process.stdout.readline())
             assert port is not None
@@ -253,6 +254,15 @@ class TestEchoServer:
                 assert read_exactly(sock, len(payload)) == payload
             one.shutdown(socket.SHUT_WR)
             assert one.recv(1) == b""
+
+    def test_tls(self, ca: Authority) -> None:
+        with (
+            self.server("--certificate", str(ca.issue("localhost"))) as (_, port),
+            self.connect(port) as plain,
+            ca.client_context().wrap_socket(plain, server_hostname="localhost") as sock,
+        ):
+            sock.sendall(b"hello")
+            assert read_exactly(sock, 5) == b"hello"
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_it_ends_in_order(self, number: signal.Signals) -> None:

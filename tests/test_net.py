@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import selectors
 import signal
 import socket
+import stat
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +24,8 @@ from coro.net import (
     Poller,
     SelectorPoller,
     Waker,
-    listening_sockets,
+    bind_sockets,
+    bind_unix_socket,
     set_nodelay,
     socket_error,
 )
@@ -273,37 +277,186 @@ class TestNetwork:
         assert asked[0][:2] == ("host.example", 80)
 
 
-class TestListening:
-    def test_each_address_listens_without_blocking(self) -> None:
-        v4, v6 = listening_sockets(
-            [(socket.AF_INET, ("127.0.0.1", 0)), (socket.AF_INET6, ("::1", 0))]
-        )
-        with v4, v6:
-            for sock in (v4, v6):
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[socket.socket]:
+    """Every socket that is made from now on."""
+    made: list[socket.socket] = []
+
+    class Recording(socket.socket):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            made.append(self)
+
+    monkeypatch.setattr(socket, "socket", Recording)
+    return made
+
+
+class TestBindSockets:
+    def test_each_address_listens_on_the_same_free_port_without_blocking(self) -> None:
+        sockets = bind_sockets(0)
+        try:
+            assert {sock.family for sock in sockets} == {socket.AF_INET, socket.AF_INET6}
+            assert len({sock.getsockname()[1] for sock in sockets}) == 1
+            for sock in sockets:
                 assert sock.getblocking() is False
                 assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
                 assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR) == 1
-            assert v6.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 1
-            with socket.create_connection(v4.getsockname()):
-                v4.accept()[0].close()
+                host = "127.0.0.1" if sock.family == socket.AF_INET else "::1"
+                with socket.create_connection((host, sock.getsockname()[1])):
+                    sock.accept()[0].close()
+        finally:
+            for sock in sockets:
+                sock.close()
 
-    def test_one_that_fails_closes_the_others(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        made: list[socket.socket] = []
-        real = socket.socket
+    def test_a_port_that_is_taken_for_the_second_address_is_not_chosen(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (taken,) = bind_sockets(0, "127.0.0.1")
+        port = taken.getsockname()[1]
+        real = socket.socket.bind
+        # What the kernel finds free for the first address, the first time.
+        chosen = iter([port])
 
-        def recording(*args: Any) -> socket.socket:
-            made.append(real(*args))
-            return made[-1]
+        def bind(sock: socket.socket, address: Any) -> None:
+            if address[1] == 0:
+                address = (address[0], next(chosen, 0), *address[2:])
+            real(sock, address)
 
-        (taken,) = listening_sockets([(socket.AF_INET, ("127.0.0.1", 0))])
+        monkeypatch.setattr(socket.socket, "bind", bind)
+        found = [
+            (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", 0, 0, 0)),
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0)),
+        ]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_: found)
         with taken:
-            monkeypatch.setattr(socket, "socket", recording)
-            with pytest.raises(OSError, match="in use"):
-                listening_sockets(
-                    [(socket.AF_INET, ("127.0.0.1", 0)), (socket.AF_INET, taken.getsockname())]
-                )
-        assert len(made) == 2
-        assert [sock.fileno() for sock in made] == [-1, -1]
+            sockets = bind_sockets(0, "host.example")
+        ports = {sock.getsockname()[1] for sock in sockets}
+        for sock in sockets:
+            sock.close()
+        assert len(sockets) == 2
+        assert len(ports) == 1
+        assert ports != {port}
+
+    def test_a_machine_without_ipv6_has_to_do_with_ipv4(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        found = [
+            (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("2001:db8::1", 0, 0, 0)),
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0)),
+        ]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_: found)
+        (sock,) = bind_sockets(0, "host.example")
+        sock.close()
+        assert sock.family == socket.AF_INET
+        del found[1]
+        with pytest.raises(OSError, match=r"cannot listen on \[2001:db8::1\]:0: ") as caught:
+            bind_sockets(0, "host.example")
+        assert caught.value.errno == errno.EADDRNOTAVAIL
+
+    def test_an_address_that_is_in_use_is_named_and_nothing_left(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (taken,) = bind_sockets(0, "127.0.0.1")
+        port = taken.getsockname()[1]
+        made = recorded(monkeypatch)
+        with taken, pytest.raises(OSError, match=f"cannot listen on .*:{port}: Address") as caught:
+            bind_sockets(port)
+        assert caught.value.errno == errno.EADDRINUSE
+        assert made
+        assert {sock.fileno() for sock in made} == {-1}
+
+    def test_family_and_backlog(self) -> None:
+        (sock,) = bind_sockets(0, family=socket.AF_INET, backlog=None)
+        with sock:
+            assert sock.family == socket.AF_INET
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 0
+
+    def test_reuse_port(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        (one,) = bind_sockets(0, "127.0.0.1", reuse_port=True)
+        with one:
+            (other,) = bind_sockets(one.getsockname()[1], "127.0.0.1", reuse_port=True)
+            other.close()
+        monkeypatch.delattr(socket, "SO_REUSEPORT")
+        with pytest.raises(ValueError, match="SO_REUSEPORT"):
+            bind_sockets(0, "127.0.0.1", reuse_port=True)
+
+
+class TestBindUnixSocket:
+    def test_it_listens_with_its_mode_and_takes_its_file_along(self, tmp_path: Path) -> None:
+        path = tmp_path / "socket"
+        sock = bind_unix_socket(path, mode=0o620)
+        assert sock.getblocking() is False
+        assert stat.S_IMODE(path.stat().st_mode) == 0o620
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+            sock.accept()[0].close()
+        sock.close()
+        assert not path.exists()
+        sock.close()
+
+    def test_a_stale_file_is_replaced(self, tmp_path: Path) -> None:
+        path = tmp_path / "socket"
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(str(path))
+            dead.listen()
+        assert path.is_socket()
+        with bind_unix_socket(str(path)), socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+        assert not path.exists()
+
+    @pytest.mark.parametrize("full", [False, True])
+    def test_a_live_one_is_left_alone(self, tmp_path: Path, full: bool) -> None:
+        path = tmp_path / "socket"
+        with bind_unix_socket(path, backlog=0), socket.socket(socket.AF_UNIX) as filler:
+            if full:
+                filler.connect(str(path))
+            with pytest.raises(OSError, match="somebody listens there") as caught:
+                bind_unix_socket(path)
+            assert caught.value.errno == errno.EADDRINUSE
+            assert path.is_socket()
+
+    def test_a_socket_of_another_type_is_left_alone(self, tmp_path: Path) -> None:
+        path = tmp_path / "socket"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagrams:
+            datagrams.bind(str(path))
+            with pytest.raises(OSError, match="somebody listens there"):
+                bind_unix_socket(path)
+        assert path.is_socket()
+
+    @pytest.mark.parametrize("kind", ["file", "directory", "link"])
+    def test_anything_else_is_left_alone(self, tmp_path: Path, kind: str) -> None:
+        path = tmp_path / "thing"
+        if kind == "file":
+            path.write_text("precious")
+        elif kind == "directory":
+            path.mkdir()
+        else:
+            path.symlink_to(tmp_path / "nowhere")
+        with pytest.raises(FileExistsError, match="not a socket"):
+            bind_unix_socket(path)
+        assert os.path.lexists(path)
+
+    def test_the_file_of_a_successor_stays(self, tmp_path: Path) -> None:
+        path = tmp_path / "socket"
+        with bind_unix_socket(path):
+            path.unlink()
+            successor = bind_unix_socket(path)
+        assert path.is_socket()
+        successor.close()
+
+    def test_failures_leave_nothing(self, tmp_path: Path) -> None:
+        with pytest.raises(OSError, match=r"cannot listen on .*/nowhere/socket: No such file"):
+            bind_unix_socket(tmp_path / "nowhere" / "socket")
+        with pytest.raises(OSError, match=r"cannot listen on .*path too long"):
+            bind_unix_socket(tmp_path / ("x" * 200))
+
+    @pytest.mark.parametrize("as_bytes", [False, True])
+    def test_abstract_names(self, as_bytes: bool) -> None:
+        name: Any = f"\0coro-test-{os.getpid()}"
+        name = name.encode() if as_bytes else name
+        with bind_unix_socket(name), socket.socket(socket.AF_UNIX) as client:
+            client.connect(name)
+            with pytest.raises(OSError, match=r"cannot listen on @coro-test-.* in use"):
+                bind_unix_socket(name)
 
 
 def test_nodelay_is_for_tcp_and_others_are_left_alone(pair: Pair) -> None:

@@ -727,7 +727,8 @@ class TestWhatIsWaitedFor:
         assert waiting(filling) == f"└─ read_into 3/10 on {where}, 0 bytes buffered"
         writing = writer.write(bytes(10_000_000))
         where = f"fd {writer.fileno()} peer {host}:{reader.socket.getsockname()[1]}"
-        assert waiting(writing) == f"└─ write on {where}, {writer.unsent()} bytes queued"
+        unsent = writer.unsent()
+        assert waiting(writing) == f"└─ write on {where}, {unsent} bytes queued"
         reader.close()
         writer.close()
 

@@ -8,7 +8,7 @@ from contextvars import Context
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coro.timers import Timer, TimerHeap
+from coro.timers import CONTEXT, Timer, TimerHeap
 
 COMPACT_ABOVE = 64
 
@@ -90,7 +90,7 @@ class TestCancel:
         heap.cancel(held)
         del callback
         assert seen() is None
-        assert held.context is None
+        assert held[CONTEXT] is None
 
     def test_clear_cancels_all(self) -> None:
         heap = TimerHeap()
@@ -167,7 +167,7 @@ class TestCompaction:
         outer = heap.add(0.5, Cancels(others), (), Context())
         heap.cancel(outer)
         assert len(heap) == 1
-        assert sum(entry[2].callback is None for entry in heap.heap) == len(heap.heap) - 1
+        assert sum(one.callback is None for one in heap.heap) == len(heap.heap) - 1
         assert heap.pop_due(1000) == [survivor]
         assert len(heap) == 0
 
@@ -205,5 +205,5 @@ def test_it_behaves_as_a_sorted_list(steps: list[Step]) -> None:
 def test_repr_tells_the_state() -> None:
     (one,) = add(TimerHeap(), 12.5)
     assert repr(one) == f"<Timer at 12.500 calls {nothing!r}>"
-    one.clear()
+    one.spend()
     assert repr(one) == "<Timer at 12.500 spent>"

@@ -1,4 +1,9 @@
-"""Echo: 50 connections, each with one message of 1 KB under way, back and forth.
+"""Echo: 50 connections, each with one message under way, back and forth.
+
+``echo``     messages of 1 KB
+``echo64``   messages of 64 KB
+``tls``      messages of 1 KB over TLS
+``tls64``    messages of 64 KB over TLS
 
 The servers take turns under the same load generator, a loop over bare epoll on the other core.
 That generator does as much for a message as the bare server does, so the fastest servers are
@@ -8,48 +13,96 @@ asyncio's own transports ask for 256 KiB in every ``recv``.  glibc maps fresh me
 that size each time, which is most of what its rows show; that is how asyncio comes.
 """
 
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from tempfile import TemporaryDirectory
 
-from ..model import Case, Measure, Measurement, Subject, SubjectError, Suite
+from ..model import Case, Measure, Measurement, Subject, SubjectError, Suite, UnavailableError
 from ..processes import OTHER_CORE, SUBJECT_CORE, child, measured, python
 from ..trial import LONGEST
+
+BARE = Subject("bare epoll", f"{__name__}.bare")
+CORO = Subject("coro", f"{__name__}.on_coro", (), ("coro",))
+STREAMS = Subject("asyncio, streams", f"{__name__}.streams")
+UV_STREAMS = replace(
+    STREAMS, name="uvloop, streams", arguments=("--loop", "uvloop"), needs=("uvloop",)
+)
+PROTOCOLS = Subject("asyncio, protocols", f"{__name__}.protocols")
+UV_PROTOCOLS = replace(
+    PROTOCOLS, name="uvloop, protocols", arguments=("--loop", "uvloop"), needs=("uvloop",)
+)
+TORNADO = Subject("Tornado", f"{__name__}.on_tornado", (), ("tornado",))
 
 CASES = (
     Case(
         "echo",
         "echo of 1 KB, 50 connections",
         "messages/s",
-        (
-            Subject("bare epoll", f"{__name__}.bare", wanted=0.7),
-            Subject("coro", f"{__name__}.on_coro", (), ("coro",)),
-            Subject("asyncio, streams", f"{__name__}.streams"),
-            Subject("asyncio, protocols", f"{__name__}.protocols"),
-            Subject("uvloop, streams", f"{__name__}.streams", ("--loop", "uvloop"), ("uvloop",)),
-            Subject(
-                "uvloop, protocols", f"{__name__}.protocols", ("--loop", "uvloop"), ("uvloop",)
-            ),
-            Subject("Tornado", f"{__name__}.on_tornado", (), ("tornado",)),
-        ),
+        (replace(BARE, wanted=0.7), CORO, STREAMS, PROTOCOLS, UV_STREAMS, UV_PROTOCOLS, TORNADO),
+    ),
+    Case(
+        "echo64",
+        "echo of 64 KB, 50 connections",
+        "messages/s",
+        (CORO, replace(STREAMS, wanted=1.0), UV_STREAMS, TORNADO),
+    ),
+    Case(
+        "tls",
+        "echo of 1 KB over TLS, 50 connections",
+        "messages/s",
+        (BARE, CORO, replace(STREAMS, wanted=1.0), UV_STREAMS, TORNADO),
+    ),
+    Case(
+        "tls64",
+        "echo of 64 KB over TLS, 50 connections",
+        "messages/s",
+        (CORO, replace(STREAMS, wanted=1.0), UV_STREAMS, TORNADO),
     ),
 )
 
 
 @contextmanager
 def prepare(case: Case, seconds: float) -> Iterator[Measure]:
-    """Nothing is shared: each measurement starts its own server and its own load."""
+    """Only a certificate is shared: each measurement starts its own server and its own load."""
+    size = 65536 if case.name.endswith("64") else 1024
 
-    def measure(subject: Subject) -> Measurement:
-        command = python(subject.module, *subject.arguments, "--life", LONGEST)
+    def measure(subject: Subject, tls: Sequence[str] = ()) -> Measurement:
+        command = python(subject.module, *subject.arguments, "--life", LONGEST, *tls)
         with child(command, SUBJECT_CORE) as server:
             port = server.first_line()
-            load = python(f"{__name__}.load", port, server.process.pid, "--seconds", seconds)
+            options = ("--seconds", seconds, "--size", size, *(["--tls"] if tls else []))
+            load = python(f"{__name__}.load", port, server.process.pid, *options)
             try:
                 return measured(load, OTHER_CORE)
             except SubjectError as error:
                 raise SubjectError(server.last_words() or str(error)) from None
 
-    yield measure
+    if case.name.startswith("tls"):
+        with certificate() as pem:
+            yield lambda subject: measure(subject, ("--tls", pem))
+    else:
+        yield measure
+
+
+@contextmanager
+def certificate() -> Iterator[str]:
+    """A file with a key and its certificate, that nobody has signed."""
+    with TemporaryDirectory() as directory:
+        pem = f"{directory}/server.pem"
+        command = "openssl req -x509 -nodes -days 2 -subj /CN=localhost -newkey ec -pkeyopt"
+        try:
+            subprocess.run(
+                [*command.split(), "ec_paramgen_curve:P-256", "-keyout", pem, "-out", f"{pem}.crt"],
+                check=True,
+                capture_output=True,
+            )
+        except FileNotFoundError:
+            raise UnavailableError("needs openssl: apt-get install openssl") from None
+        with open(pem, "a") as file, open(f"{pem}.crt") as made:
+            file.write(made.read())
+        yield pem
 
 
 SUITE = Suite("echo", CASES, prepare)

@@ -1,10 +1,13 @@
 """The floor: an echo server over ``select.epoll`` and non-blocking sockets, with no library.
 
+TLS is an ``ssl.SSLSocket``.
+
 It may do what a library may not: it trusts that a message of 1 KB always fits the socket's buffer.
 """
 
 import select
 import socket
+import ssl
 from argparse import Namespace
 
 from .server import CHUNK, main
@@ -20,12 +23,18 @@ def serve(listener: socket.socket, options: Namespace) -> None:
         for fd, _ in epoll.poll():
             if fd == accepting:
                 connection, _ = listener.accept()
+                if options.tls is not None:
+                    connection.setblocking(True)
+                    connection = options.tls.wrap_socket(connection, server_side=True)
                 connection.setblocking(False)
                 connections[connection.fileno()] = connection
                 epoll.register(connection, select.EPOLLIN)
                 continue
             connection = connections[fd]
-            data = connection.recv(CHUNK)
+            try:
+                data = connection.recv(CHUNK)
+            except ssl.SSLWantReadError:
+                continue
             if data:
                 connection.send(data)
             else:

@@ -1,6 +1,7 @@
 """coro's ``IOStream`` on its own loop."""
 
 import socket
+import ssl
 from argparse import Namespace
 from collections.abc import Generator
 from typing import Any
@@ -17,8 +18,10 @@ Coroutine = Generator[Any, Any, Any]
 
 
 @coroutine
-def handle(stream: IOStream) -> Coroutine:
+def handle(stream: IOStream, tls: ssl.SSLContext | None) -> Coroutine:
     """Echo one connection to its end."""
+    if tls is not None:
+        stream = yield stream.start_tls(True, tls)
     while True:
         try:
             data = yield stream.read_bytes(CHUNK, partial=True)
@@ -28,7 +31,7 @@ def handle(stream: IOStream) -> Coroutine:
 
 
 @coroutine
-def echo(listener: socket.socket) -> Coroutine:
+def echo(listener: socket.socket, tls: ssl.SSLContext | None) -> Coroutine:
     """Accept until the process is ended."""
 
     def accept(fd: int, events: int) -> None:
@@ -37,7 +40,9 @@ def echo(listener: socket.socket) -> Coroutine:
                 connection, _ = listener.accept()
             except BlockingIOError:
                 return
-            handle(IOStream(connection))
+            stream = IOStream(connection)
+            stream.set_nodelay(True)
+            handle(stream, tls)
 
     IOLoop.current().add_handler(listener.fileno(), accept, IOLoop.READ)
     yield Future()
@@ -45,7 +50,7 @@ def echo(listener: socket.socket) -> Coroutine:
 
 def serve(listener: socket.socket, options: Namespace) -> None:
     """Run the server."""
-    run(echo, listener)
+    run(echo, listener, options.tls)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 from argparse import Namespace
 from typing import Any
 
@@ -16,6 +17,7 @@ class EchoServer(TCPServer):
 
     async def handle_stream(self, stream: IOStream, address: Any) -> None:
         """Echo one connection to its end."""
+        stream.set_nodelay(True)
         while True:
             try:
                 data = await stream.read_bytes(CHUNK, partial=True)
@@ -24,16 +26,16 @@ class EchoServer(TCPServer):
                 break
 
 
-async def echo(listener: socket.socket) -> None:
+async def echo(listener: socket.socket, tls: ssl.SSLContext | None) -> None:
     """Accept until the process is ended."""
-    server = EchoServer()
+    server = EchoServer(ssl_options=tls)
     server.add_socket(listener)
     await asyncio.Event().wait()
 
 
 def serve(listener: socket.socket, options: Namespace) -> None:
     """Run the server."""
-    asyncio.run(echo(listener))
+    asyncio.run(echo(listener, options.tls))
 
 
 if __name__ == "__main__":

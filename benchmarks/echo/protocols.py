@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 from argparse import Namespace
 from typing import cast
 
@@ -21,16 +22,16 @@ class Echo(asyncio.Protocol):
         self.transport.write(data)
 
 
-async def echo(listener: socket.socket) -> None:
+async def echo(listener: socket.socket, tls: ssl.SSLContext | None) -> None:
     """Accept until the process is ended."""
-    server = await asyncio.get_running_loop().create_server(Echo, sock=listener)
+    server = await asyncio.get_running_loop().create_server(Echo, sock=listener, ssl=tls)
     await server.serve_forever()
 
 
 def serve(listener: socket.socket, options: Namespace) -> None:
     """Run the server on the loop that the options name."""
     with runner(options.loop) as host:
-        host.run(echo(listener))
+        host.run(echo(listener, options.tls))
 
 
 if __name__ == "__main__":

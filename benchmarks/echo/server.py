@@ -2,6 +2,7 @@
 
 import signal
 import socket
+import ssl
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 
@@ -16,6 +17,7 @@ def main(serve: Callable[[socket.socket, Namespace], object], loops: Sequence[st
     """
     parser = ArgumentParser()
     parser.add_argument("--life", type=int, default=60, help="seconds")
+    parser.add_argument("--tls", type=context, help="a file with a key and its certificate")
     if loops:
         parser.add_argument("--loop", choices=loops, default=loops[0])
     options = parser.parse_args()
@@ -24,3 +26,10 @@ def main(serve: Callable[[socket.socket, Namespace], object], loops: Sequence[st
     listener.setblocking(False)
     print(listener.getsockname()[1], flush=True)
     serve(listener, options)
+
+
+def context(pem: str) -> ssl.SSLContext:
+    """The rules of a server that shows this certificate."""
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    made.load_cert_chain(pem)
+    return made

@@ -6,6 +6,7 @@
 ``wake``   two tasks that wake each other by turns, by settling the future the other waits for
 ``queue``  one task hands items to another by a queue that holds one
 ``lock``   10 tasks compete for a lock, which each holds for a turn of the loop
+``timers`` 100,000 timers are added, and all cancelled; one operation is one timer
 
 Each subject is written with the means that its own documentation shows.  A native ``await`` of a
 coroutine makes no task, so nobody can hold, cancel or wait for that call separately: such a row is
@@ -89,6 +90,7 @@ CASES = (
         "us/op",
         (CORO, replace(ASYNCIO, wanted=2.0), UVLOOP, TORNADO),
     ),
+    Case("timers", "add and cancel a timer, 100,000 waiting", "us/op", (CORO, ASYNCIO, UVLOOP)),
 )
 
 

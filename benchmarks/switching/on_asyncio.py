@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from ..hosts import HOSTS, runner
 from ..trial import Trial
-from .subject import DEPTH, HOLDERS, TASKS, main
+from .subject import DEPTH, HOLDERS, TASKS, batches, main, nothing
 
 
 async def spin(turns: int) -> None:
@@ -93,6 +93,16 @@ async def locks(count: int) -> None:
     await asyncio.gather(*(holder(lock, count // HOLDERS) for _ in range(HOLDERS)))
 
 
+async def timers(count: int) -> None:
+    """Add timers, and cancel them all."""
+    loop = asyncio.get_running_loop()
+    for batch in batches(count):
+        added = [loop.call_later(60 + number % 7, nothing) for number in batch]
+        for timer in added:
+            timer.cancel()
+        await asyncio.sleep(0)
+
+
 def drive(work: Callable[[int], Awaitable[object]], trial: Trial, options: Namespace) -> None:
     """Await each count's work on the loop that the options name."""
 
@@ -113,6 +123,7 @@ if __name__ == "__main__":
             "wake": players,
             "queue": queue,
             "lock": locks,
+            "timers": timers,
         },
         drive,
         HOSTS,

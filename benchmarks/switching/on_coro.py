@@ -7,10 +7,11 @@ from typing import Any
 from coro.future import Future
 from coro.gen import coroutine, run
 from coro.locks import Lock
+from coro.loop import IOLoop
 from coro.queues import Queue
 
 from ..trial import Trial
-from .subject import DEPTH, HOLDERS, TASKS, main
+from .subject import DEPTH, HOLDERS, TASKS, batches, main, nothing
 
 Coroutine = Generator[Any, Any, Any]
 
@@ -111,6 +112,17 @@ def locks(count: int) -> Coroutine:
     yield [holder(lock, count // HOLDERS) for _ in range(HOLDERS)]
 
 
+@coroutine
+def timers(count: int) -> Coroutine:
+    """Add timers, and cancel them all."""
+    loop = IOLoop.current()
+    for batch in batches(count):
+        added = [loop.call_later(60 + number % 7, nothing) for number in batch]
+        for timer in added:
+            loop.remove_timeout(timer)
+        yield
+
+
 def drive(work: Callable[[int], Any], trial: Trial, _options: Namespace) -> None:
     """Yield each count's work on coro's loop."""
 
@@ -130,5 +142,6 @@ if __name__ == "__main__":
         "wake": players,
         "queue": queue,
         "lock": locks,
+        "timers": timers,
     }
     main(works, drive)

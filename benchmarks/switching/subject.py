@@ -1,7 +1,7 @@
 """What the switching subjects share: their sizes and their command line."""
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from ..trial import Trial
@@ -15,7 +15,20 @@ DEPTH = 10
 HOLDERS = 10
 """How many tasks the case ``lock`` lets compete."""
 
+TIMERS = 100_000
+"""How many timers the case ``timers`` has waiting at once."""
+
 Work = TypeVar("Work", bound=Callable[..., object])
+
+
+def batches(count: int) -> Iterator[range]:
+    """Part ``count`` timers into so many as may wait at once."""
+    for begin in range(0, count, TIMERS):
+        yield range(begin, min(begin + TIMERS, count))
+
+
+def nothing() -> None:
+    """What a timer calls that never fires."""
 
 
 def main(
