@@ -130,7 +130,8 @@ class _Job:
         self._future = None
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        if self._asked or not self._running:
+        # A closed loop: this is a child that was forked meanwhile.
+        if self._asked or not self._running or self._loop._closed:
             self.broken = True
             raise KeyboardInterrupt
         self._asked = True

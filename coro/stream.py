@@ -497,7 +497,8 @@ class SSLIOStream(IOStream):
         ):
             with contextlib.suppress(OSError, ValueError):
                 self.socket.unwrap()
-            discard_received(self.socket)
+            if isinstance(self.socket, ssl.SSLSocket):
+                discard_received(self.socket)
         super()._close_socket()
 
 

@@ -304,6 +304,8 @@ class TCPServer:
         except BaseException:
             accepted.close()
             raise
+        # Else a TLS record may wait until the peer has acknowledged the one before.
+        stream.set_nodelay(True)
         connection.take(stream)
         self._connections.add(connection)
         if self._full():

@@ -452,10 +452,7 @@ class TLSPump:
             with contextlib.suppress(ssl.SSLError):
                 self._tls.unwrap()
         self._flush()
-        # Session tickets, for one, that nobody has read: with bytes left unread the system would
-        # reset the connection at its close, and the peer could lose what was said last.
-        with contextlib.suppress(OSError):
-            self._below.recv(_PIECE)
+        discard_received(self._below)
         unwrap_below = getattr(self._below, "unwrap", None)
         if unwrap_below is not None:
             unwrap_below()
@@ -533,13 +530,14 @@ def name_peer(error: ssl.SSLError, name: str) -> None:
     error.strerror = f"{error.strerror}; the peer is {name}"
 
 
-def discard_received(sock: ssl.SSLSocket | TLSPump) -> None:
+def discard_received(sock: Any) -> None:
     """Take what has come and nobody asked for (such as session tickets), before a close.
 
-    A socket that is closed with bytes unread resets the connection, and what was sent last is lost
-    (RFC 1122 section 4.2.2.13).
+    A socket that is closed with bytes unread resets the connection, and the peer may lose what was
+    said last (RFC 1122 section 4.2.2.13).
     """
-    recv = sock._below.recv if isinstance(sock, TLSPump) else partial(socket.socket.recv, sock)
+    # Of TLS the ciphertext: nobody looks at it.
+    recv = partial(socket.socket.recv, sock) if isinstance(sock, ssl.SSLSocket) else sock.recv
     with contextlib.suppress(OSError):
         for _ in range(4):
             if not recv(_PIECE):
