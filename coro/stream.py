@@ -60,6 +60,8 @@ class IOStream(BaseIOStream):
             ``max_buffer_size``).
         max_write_buffer_size: bytes that may wait to be sent (default: no limit).
         write_low_water: bytes of a write that may still wait when it counts as done (default 0).
+        half_open: stay open for writing when the peer has ended its direction (default: close). It
+            may also be set later, as an attribute.
     Raises:
         ValueError: a limit is negative; the socket is left to the caller.
     """
@@ -197,6 +199,7 @@ class IOStream(BaseIOStream):
             read_chunk_size=self.read_chunk_size,
             max_write_buffer_size=self.max_write_buffer_size,
             write_low_water=self.write_low_water,
+            half_open=self.half_open,
         )
         stream.attempts = self.attempts
         stream._close_callback = callback

@@ -19,7 +19,8 @@ asked for: the system's own buffer keeps the line busy while a writer is woken u
 "done" may close. Where it is higher, a write of nothing tells when all has gone.
 
 Ending. ``send_eof`` ends this direction once the queue is empty, and reading goes on. When the peer
-ends its direction, the stream closes.
+ends its direction, the stream closes, unless it is to stay ``half_open``: then nothing more can be
+read, and it closes when this direction has ended too.
 
 Closing. Bytes that were received before the end stay readable; the end is told when they are used
 up. Where a write learns of the end first, what the peer sent before is taken in then: it may be the
@@ -96,6 +97,7 @@ class BaseIOStream:
             ``max_buffer_size``).
         max_write_buffer_size: bytes that may wait to be sent (default: no limit).
         write_low_water: bytes of a write that may still wait when it counts as done (default 0).
+        half_open: stay open for writing when the peer has ended its direction (default: close).
     Raises:
         ValueError: a limit is negative; the socket is left to the caller.
     """
@@ -111,6 +113,7 @@ class BaseIOStream:
         read_chunk_size: int | None = None,
         max_write_buffer_size: int | None = None,
         write_low_water: int = 0,
+        half_open: bool = False,
     ) -> None:
         if min(max_buffer_size or 0, read_chunk_size or 0, write_low_water) < 0 or (
             max_write_buffer_size is not None and max_write_buffer_size < 0
@@ -124,6 +127,9 @@ class BaseIOStream:
         )
         self.max_write_buffer_size = max_write_buffer_size
         self.write_low_water = write_low_water
+        self.half_open = half_open
+        # Whether the peer has ended its direction, and the stream stayed open.
+        self._heard_all = False
         # How it was connected: every attempt that was made, the one that succeeded included.
         self.attempts: Sequence[Attempt] = ()
         # The error that closed the stream, if one did.
@@ -227,7 +233,7 @@ class BaseIOStream:
 
     def watch(self) -> None:
         """Notice the peer's end also while nobody reads; one chunk may be buffered meanwhile."""
-        if self._state != CLOSED and not self._received:
+        if self._state != CLOSED and not self._received and not self._heard_all:
             self._want(READ)
 
     # --- reading ---------------------------------------------------------------------------
@@ -332,7 +338,7 @@ class BaseIOStream:
             except UnsatisfiableReadError as error:
                 self._reject(read, error)
                 return read
-        if self._state == CLOSED:
+        if self._state == CLOSED or self._heard_all:
             if read.kind == UNTIL_CLOSE and self._is_whole():
                 read._settle(self._buffer.take(len(self._received)))
                 return read
@@ -382,7 +388,7 @@ class BaseIOStream:
             self._on_read_error(error)
             return
         if not count:
-            self.close()
+            self._on_eof()
         elif read is None:
             buffer.append(chunk)
         elif read.kind == PARTIAL and count <= read.size and not self._received:
@@ -393,6 +399,26 @@ class BaseIOStream:
             if not self._answer(read) and len(self._received) > self.max_buffer_size:
                 _log.error("Reached maximum read buffer size")
                 self._on_read_error(StreamBufferFullError("Reached maximum read buffer size"))
+
+    def _on_eof(self) -> None:
+        if not self.half_open or self._heard_all or self._sending == ENDED:
+            self.close()
+            return
+        self._heard_all = True
+        self._unwant(READ)
+        self._end_read()
+
+    def _end_read(self) -> None:
+        """End the pending read: nothing more will come."""
+        read = self._read
+        if read is None:
+            return
+        if read.kind == UNTIL_CLOSE and self._is_whole():
+            self._read = None
+            read._settle(self._buffer.take(len(self._received)))
+        else:
+            self._unread(read)
+            self._fail(read)
 
     def _answer(self, read: Read) -> bool:
         """End the pending read, if what has come suffices, or shows that nothing ever will."""
@@ -560,6 +586,8 @@ class BaseIOStream:
         self._unwant(WRITE)
         if self._eof is not None and self._eof._state == PENDING:
             self._eof._settle(None)
+        if self._heard_all:
+            self.close()
 
     def _may_retry(self, error: OSError) -> bool:
         """Whether a send that failed is to be tried when the descriptor is writable; else close.
@@ -693,14 +721,7 @@ class BaseIOStream:
         self._lost = self._queue.size + len(self._soon)
         self._soon = b""
         self._queue.clear()
-        read = self._read
-        if read is not None:
-            if read.kind == UNTIL_CLOSE and self._is_whole():
-                self._read = None
-                read._settle(self._buffer.take(len(self._received)))
-            else:
-                self._unread(read)
-                self._fail(read)
+        self._end_read()
         while self._writes:
             self._fail(self._writes.popleft()[1])
         eof, self._eof = self._eof, None

@@ -389,6 +389,48 @@ def test_a_half_close_leaves_the_other_way_open(connect: Connect, play: Any) -> 
     play(connect, body)
 
 
+@pytest.mark.parametrize("connect", [tcp, unix, tls_pump], ids=lambda connect: connect.__name__)
+def test_an_answer_after_the_whole_question(connect: Connect, play: Any) -> None:
+    """The server reads to the end, and answers then: for that its stream stays half open."""
+    answer = bytes(range(256)) * 8000
+
+    def body(client: Stream, server: Stream) -> Any:
+        server.half_open = True
+        yield client.write(b"question")
+        yield client.send_eof()
+        assert (yield server.read_until_close()) == b"question"
+        assert not server.closed()
+        assert (yield server.read_until_close()) == b""
+        with pytest.raises(StreamClosedError):
+            yield server.read_bytes(1)
+        writing = server.write(answer)
+        assert (yield client.read_bytes(len(answer))) == answer
+        yield writing
+        yield server.send_eof()
+        assert server.closed()
+        assert (yield client.read_until_close()) == b""
+
+    play(connect, body)
+
+
+@pytest.mark.parametrize("connect", [tcp, unix], ids=lambda connect: connect.__name__)
+def test_half_open_a_read_that_cannot_be_satisfied_ends(connect: Connect, play: Any) -> None:
+    def body(client: Stream, server: Stream) -> Any:
+        server.half_open = True
+        waiting = server.read_bytes(10)
+        yield client.write(b"short")
+        yield client.send_eof()
+        with pytest.raises(StreamClosedError):
+            yield waiting
+        assert (yield server.read_bytes(5)) == b"short"
+        client.abort()
+        with pytest.raises(StreamClosedError):
+            while True:
+                yield server.write(b"x" * 100_000)
+
+    play(connect, body)
+
+
 def test_repr_tells_class_and_state(connect: Connect, play: Any) -> None:
     def body(writer: Stream, reader: Stream) -> Any:
         yield writer.write(b"abc")
