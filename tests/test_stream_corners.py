@@ -74,7 +74,7 @@ def until(condition: Callable[[], Any]) -> Any:
 def test_a_negative_limit_is_refused(loop: IOLoop, limit: str) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs, pytest.raises(ValueError, match="limit"):
-        IOStream(ours, **{limit: -1})
+        IOStream(ours, **dict[str, Any]({limit: -1}))
 
 
 @pytest.mark.parametrize("partial", [False, True])
