@@ -1,4 +1,4 @@
-"""The programs in docs/coroutines.md print what is shown; links in the documents lead somewhere."""
+"""The programs in the guides print what is shown; links in the documents lead somewhere."""
 
 import re
 
@@ -10,7 +10,9 @@ DOCUMENTS = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{p.name}" for p in R
 
 
 @pytest.mark.parametrize(
-    "program", programs("docs/coroutines.md"), ids=lambda program: f"line {program.line}"
+    "program",
+    [*programs("docs/coroutines.md"), *programs("docs/network.md")],
+    ids=lambda program: f"line {program.line}",
 )
 def test_a_program_prints_what_is_shown(program: Program) -> None:
     assert run(program.source) == program.printed
