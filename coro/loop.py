@@ -101,6 +101,26 @@ class IOLoop:
         network: the outside world: poller, waker, sockets.
     """
 
+    # What the engine and the turn look at and set all the time; the rest stands in ``__dict__``.
+    __slots__ = (
+        "__dict__",
+        "__weakref__",
+        "_asleep",
+        "_at_turn_end",
+        "_current_task",
+        "_depth",
+        "_hooks",
+        "_now",
+        "_poll_wanted",
+        "_ready",
+        "_stopping",
+        "_tasks",
+        "_thread",
+        "_timers",
+        "_turns",
+        "time",
+    )
+
     READ = READ
     WRITE = WRITE
     ERROR = ERROR
