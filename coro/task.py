@@ -660,10 +660,9 @@ def _launch(body: Any, loop: Any, context: Context) -> Task[Any]:
     that nobody else waits for. All else goes on in ``_run``.
     """
     task: Any = Task()
-    # ``_set_up`` spelt out.
+    # ``_set_up`` spelt out, without a value: nobody looks at it before the task has ended.
     task._loop = loop
     task._state = PENDING
-    task._value = None
     task._waiter = None
     task._callbacks = None
     task._asyncio_future_blocking = False
@@ -711,7 +710,22 @@ def _launch(body: Any, loop: Any, context: Context) -> Task[Any]:
             loop._poll_wanted = True
         else:
             kind = type(yielded)
-            if kind is not Task and kind not in KINDS:
+            if (
+                kind is Task
+                and (below := yielded._waiting) is not None
+                and below is not _UNSTARTED
+                and yielded._waiter is None
+                and yielded._callbacks is None
+                and yielded._loop is loop
+                and not task._must_cancel
+            ):
+                # A child that is suspended is held, or below it is, and refers to its parent.
+                yielded._waiter = task
+                task._waiting = yielded
+                if hooks is not None:
+                    hooks.step_ended(task)
+                return task  # type: ignore[no-any-return]
+            if kind not in KINDS:
                 errors = True
                 if kind is _Ended:
                     _drivers.append(send)
@@ -719,22 +733,18 @@ def _launch(body: Any, loop: Any, context: Context) -> Task[Any]:
                     return task  # type: ignore[no-any-return]
                 if yielded is not moment:
                     yielded = task._convert(yielded)
+                    kind = type(yielded)
             if (
-                yielded._state == PENDING
+                kind is not Task
+                and yielded._state == PENDING
                 and yielded._waiter is None
                 and yielded._callbacks is None
                 and yielded._loop is loop
                 and not task._must_cancel
-                and (
-                    kind is not Task
-                    or ((below := yielded._waiting) is not None and below is not _UNSTARTED)
-                )
             ):
                 yielded._waiter = task
                 task._waiting = yielded
-                # A child that is suspended is held, or below it is, and refers to its parent.
-                if kind is not Task:
-                    task._hold()
+                task._hold()
             elif yielded is moment:
                 task._hold()
                 loop._ready.append(task)
