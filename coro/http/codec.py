@@ -47,6 +47,8 @@ from coro.http.framing import (
     ChunkedDecoder,
     Section,
     check_field_count,
+    parse_length,
+    tokens,
     too_long,
 )
 from coro.http.headers import HTTPHeaders
@@ -145,7 +147,7 @@ class ResponseHead:
         for name, value in _FIELDS_OF_INTEREST.findall(raw):
             size = len(name)  # Tells them apart at no cost, but for the two of ten letters.
             if size == 14:
-                self.content_length = _parse_length(value)
+                self.content_length = parse_length(value)
             elif size == 10:
                 if value != b"keep-alive":
                     self._note_connection_or_cookie(name, value)
@@ -157,7 +159,7 @@ class ResponseHead:
     def _note_connection_or_cookie(self, name: bytes, value: bytes) -> None:
         if name[0] in b"sS":
             self.has_cookies = True
-        elif b"close" in _tokens(value):
+        elif b"close" in tokens(value):
             self.keep_alive = False
 
     def _note_content_encoding(self, value: bytes) -> None:
@@ -184,23 +186,6 @@ class ResponseHead:
 
     def __repr__(self) -> str:
         return f"<ResponseHead {self.status} {self.reason}, {len(self.raw)} bytes>"
-
-
-def _parse_length(value: bytes) -> int:
-    """Read a ``Content-Length`` that llhttp has accepted.
-
-    int() alone is not safe: it refuses numbers of thousands of digits, zeros among them, with an
-    error of its own.
-    """
-    digits = value if value.isdigit() else value.rstrip(b" \t")
-    if len(digits) > 19 or not digits.isdigit():
-        raise HTTPInputError(f"invalid Content-Length {value[:100]!r}")
-    return int(digits)
-
-
-def _tokens(value: bytes) -> list[bytes]:
-    """Split a list of tokens (RFC 9110 section 5.6.1), in lower case."""
-    return [token.strip(b" \t") for token in value.lower().split(b",")]
 
 
 def _refusal(error: HttpParserError, head: bytes | bytearray) -> HTTPInputError:

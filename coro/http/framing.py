@@ -22,6 +22,8 @@ __all__ = [
     "ChunkedDecoder",
     "Section",
     "check_field_count",
+    "parse_length",
+    "tokens",
     "too_long",
 ]
 
@@ -92,6 +94,23 @@ def check_field_count(what: str, section: bytes, max_headers: int) -> None:
         count = section.count(b"\r\n") - 2  # The line before the fields, and the empty one.
         if count > max_headers:
             raise HTTPInputError(f"{what} of {count} fields: the limit is {max_headers}")
+
+
+def parse_length(value: bytes) -> int:
+    """Read a ``Content-Length`` that llhttp has accepted.
+
+    int() alone is not safe: it refuses numbers of thousands of digits, zeros among them, with an
+    error of its own.
+    """
+    digits = value if value.isdigit() else value.rstrip(b" \t")
+    if len(digits) > 19 or not digits.isdigit():
+        raise HTTPInputError(f"invalid Content-Length {value[:100]!r}")
+    return int(digits)
+
+
+def tokens(value: bytes) -> list[bytes]:
+    """Split a list of tokens (RFC 9110 section 5.6.1), in lower case."""
+    return [token.strip(b" \t") for token in value.lower().split(b",")]
 
 
 # --- chunked bodies ------------------------------------------------------------------------
