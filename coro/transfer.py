@@ -268,6 +268,16 @@ class BaseIOStream:
             raise ValueError(f"cannot read {num_bytes} bytes")
         return self._begin(read)
 
+    def unread(self, data: bytes) -> None:
+        """Give back bytes that were read: the next read begins with them.
+
+        Raises:
+            RuntimeError: a read is pending.
+        """
+        if self._read is not None:
+            raise RuntimeError("bytes cannot be given back while a read is pending")
+        self._buffer.prepend(data)
+
     def read_into(self, buf: bytearray | memoryview, partial: bool = False) -> Future[int]:
         """Read into a buffer of the caller's; return a future of the number of bytes.
 
