@@ -37,6 +37,10 @@ MAX_TARGET_BYTES = 16384
 _EMPTY_LINES = 4
 
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([\x21-\x7e]+) HTTP/([0-9]\.[0-9])")
+_REQUEST_LINE_BEGUN = re.compile(
+    rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+    rb"(?: (?:[\x21-\x7e]++(?: (?:H(?:T(?:T(?:P(?:/(?:[0-9](?:\.(?:[0-9]\r?)?)?)?)?)?)?)?)?)?)?)?"
+)
 
 # The fields that decide about the body and the connection.
 _FIELDS_OF_INTEREST = re.compile(
@@ -322,22 +326,24 @@ class RequestDecoder:
                 return None
             section = self._section = Section("request head", self._max_header_bytes)
             self._parser = HttpRequestParser(None)
+        before = len(section.seen)
         try:
             found = section.feed(data)
         except HTTPInputError as error:
-            self._check_target(section)
+            self._check_line(section.seen, before)
             raise RefusalError(431, str(error)) from error
-        self._check_target(section)
-        fresh = data if found is None else data[: len(data) - len(found[1])]
+        fresh = self._check_line(section.seen, before)
+        if found is not None:
+            raw, self.rest = found
+            fresh = fresh[: len(fresh) - len(self.rest)]
         try:
             self._parser.feed_data(fresh)
         except HttpParserUpgrade:
             pass
         except HttpParserError as error:
-            raise _refusal(error, bytes(section.seen[:100])) from error
+            raise _refusal(error, section.seen) from error
         if found is None:
             return None
-        raw, self.rest = found
         self._section = None
         self._empty_lines = 0
         try:
@@ -347,13 +353,27 @@ class RequestDecoder:
         self._known = head = RequestHead(raw)
         return self._begin_body(head)
 
-    def _check_target(self, section: Section) -> None:
-        seen = section.seen
-        end = seen.find(b"\n")
-        if (len(seen) if end < 0 else end) > self._max_target_bytes:
-            raise RefusalError(
-                414, f"request line of over {self._max_target_bytes} bytes, which is the limit"
-            )
+    def _check_line(self, seen: bytearray, before: int) -> bytes:
+        """Look at the request line; return what llhttp is to see of what came.
+
+        It sees nothing before the line is complete: what it says then would depend on how much of
+        a faulty line has come.
+        """
+        end = seen.find(b"\n", 0, self._max_target_bytes)
+        if end < 0:
+            if len(seen) > self._max_target_bytes:
+                raise RefusalError(
+                    414, f"request line of over {self._max_target_bytes} bytes, which is the limit"
+                )
+            if not _REQUEST_LINE_BEGUN.fullmatch(seen):
+                raise RefusalError(400, f"{bytes(seen[:100])!r} is not the beginning of a request")
+            return b""
+        if end < before:
+            return bytes(seen[before:])
+        if seen[end - 1 : end] != b"\r":
+            raise RefusalError(400, f"a bare LF ends the line {bytes(seen[: min(end, 100)])!r}")
+        _parse_request_line(bytes(seen[: end - 1]))
+        return bytes(seen)
 
     def _begin_body(self, head: RequestHead) -> RequestHead:
         self.complete = not head.has_body
@@ -362,6 +382,8 @@ class RequestDecoder:
             self._chunks = (
                 ChunkedDecoder(self._max_header_bytes, self._max_headers) if head.chunked else None
             )
+        elif self._chunks is not None:
+            self._chunks = None
         return head
 
     def feed_body(self, data: bytes) -> bytes:
@@ -396,12 +418,8 @@ class RequestDecoder:
         return f"<RequestDecoder {'between requests' if self.complete else 'in a body'}>"
 
 
-def _refusal(error: HttpParserError, start: bytes) -> RefusalError:
+def _refusal(error: HttpParserError, head: bytearray) -> RefusalError:
     """Say in coro's own error what llhttp refused."""
-    line = re.match(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) [^ \r\n]* HTTP/", start)
-    if line is not None and "method" in str(error).lower():
-        return RefusalError(501, f"unknown method {line[1][:32]!r}")
-    version = re.match(rb"[^\r\n]* HTTP/([0-9]+(?:\.[0-9]+)?)\r?\n", start)
-    if version is not None and version[1] not in (b"1.0", b"1.1"):
-        return RefusalError(505, f"HTTP/{version[1].decode('ascii')} is not spoken here")
+    if "method" in str(error).lower():
+        return RefusalError(501, f"unknown method {bytes(head[:32]).split()[0]!r}")
     return RefusalError(400, f"malformed request head: {error}")

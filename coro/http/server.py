@@ -34,7 +34,7 @@ from coro.future import Future
 from coro.gen import coroutine, shield, timeout
 from coro.http.encode import encode_chunk, encode_last_chunk
 from coro.http.framing import MAX_HEADER_BYTES, MAX_HEADERS, parse_length
-from coro.http.headers import HTTPHeaders
+from coro.http.headers import HTTPHeaders, InvalidHeaderError
 from coro.http.incoming import MAX_TARGET_BYTES, RefusalError, RequestDecoder, RequestHead
 from coro.http.request import HTTPServerRequest
 from coro.http.response import Response, encode_head, has_no_body, reason_of
@@ -283,10 +283,15 @@ class ServerConnection:
                 if self._watcher is not None:
                     self._watcher.cancel()
                     self._watcher = None
-                if type(response) is Response and type(response.body) is bytes:
+                try:
+                    if type(response) is Response and type(response.body) is bytes:
+                        keep = self._send(request, response, response.body)
+                    else:
+                        keep = yield from self._finish(request, response)
+                except ValueError as error:
+                    # Something that may not be written out.
+                    response = self._failed(request, error)
                     keep = self._send(request, response, response.body)
-                else:
-                    keep = yield from self._finish(request, response)
                 client_ends = not head.keep_alive
                 # An idle connection keeps nothing of its last request.
                 del request, response
@@ -452,7 +457,7 @@ class ServerConnection:
         """The handler failed: log it, and return what to answer."""
         if isinstance(error, StreamClosedError) and self.stream.closed():
             raise error
-        if isinstance(error, HTTPInputError):
+        if isinstance(error, HTTPInputError) and not isinstance(error, InvalidHeaderError):
             raise error
         _app_log.error(
             "Uncaught exception in the handler of %s %s from %s",
