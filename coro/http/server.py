@@ -285,13 +285,12 @@ class ServerConnection:
                     self._watcher = None
                 try:
                     if type(response) is Response and type(response.body) is bytes:
-                        keep = self._send(request, response, response.body)
+                        keep = self._send(request, response)
                     else:
                         keep = yield from self._finish(request, response)
                 except ValueError as error:
                     # Something that may not be written out.
-                    response = self._failed(request, error)
-                    keep = self._send(request, response, response.body)
+                    keep = self._send(request, self._failed(request, error))
                 client_ends = not head.keep_alive
                 # An idle connection keeps nothing of its last request.
                 del request, response
@@ -453,7 +452,7 @@ class ServerConnection:
             )
         return result
 
-    def _failed(self, request: HTTPServerRequest, error: Exception) -> Response | None:
+    def _failed(self, request: HTTPServerRequest, error: Exception) -> Response:
         """The handler failed: log it, and return what to answer."""
         if isinstance(error, StreamClosedError) and self.stream.closed():
             raise error
@@ -468,10 +467,9 @@ class ServerConnection:
         )
         if self._phase == _LEFT or self._writer is not None:
             self._break()
-            return None
         return self._plain(500)
 
-    def _break(self) -> None:
+    def _break(self) -> NoReturn:
         """A response was begun that cannot be ended: let the client see it."""
         self._phase = _HANDLER
         self.stream.abort()
@@ -497,9 +495,10 @@ class ServerConnection:
             return _CLOSE
         return b"" if request.head.http_version == "1.1" else _KEEP_ALIVE
 
-    def _send(self, request: HTTPServerRequest, response: Response, body: bytes) -> bool:
-        """Send a whole response; return whether the connection is kept."""
+    def _send(self, request: HTTPServerRequest, response: Response) -> bool:
+        """Send a response whose body is bytes; return whether the connection is kept."""
         server = self.server
+        body: Any = response.body
         keep = self._keeps(request)
         line = self._connection_line(request, keep)
         size = len(body)
@@ -544,7 +543,7 @@ class ServerConnection:
                 self._break()
             body = response.body
             if isinstance(body, bytes):
-                return self._send(request, response, body)
+                return self._send(request, response)
             try:
                 writer = self._begin(request, response)
                 yield from _pour(body, writer)

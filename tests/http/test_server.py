@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import logging
 import re
@@ -50,7 +51,7 @@ def serve(loop: IOLoop) -> Iterator[Callable[..., HTTPServer]]:
 
     yield start
     for server in servers:
-        loop.run_sync(lambda server=server: server.shutdown(0))
+        loop.run_sync(functools.partial(server.shutdown, 0))
 
 
 def port_of(server: HTTPServer) -> int:
