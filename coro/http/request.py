@@ -24,9 +24,9 @@ class _Connection(Protocol):
 
     stream: Any
 
-    def read(self, max_bytes: int) -> Future[bytes]: ...
+    def read(self, request: Any, max_bytes: int) -> Future[bytes]: ...
     def respond(self, request: Any, status: int, headers: Any, **options: Any) -> Any: ...
-    def disconnected(self) -> Future[None]: ...
+    def disconnected(self, request: Any) -> Future[None]: ...
     def take_over(self, request: Any, status: int, headers: Any) -> Any: ...
     def client_of(self, request: Any) -> tuple[str, str]: ...
     def trailers(self) -> HTTPHeaders: ...
@@ -54,6 +54,7 @@ class HTTPServerRequest:
         "ended",
         "head",
         "started",
+        "unread",
     )
 
     # The bytes of the body, as far as they were collected.
@@ -65,6 +66,8 @@ class HTTPServerRequest:
         # In the loop's time; the second is None while the request is under way.
         self.started = started
         self.ended: float | None = None
+        # What was received of a streamed body and not read yet.
+        self.unread = b""
         self.head = head
         self._headers: HTTPHeaders | None = None
         self._client: tuple[str, str] | None = None
@@ -203,10 +206,10 @@ class HTTPServerRequest:
             HTTPInputError: the body is malformed, or larger than the server allows.
             StreamClosedError: the client has gone.
         """
-        return self.connection.read(max_bytes)
+        return self.connection.read(self, max_bytes)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        while piece := await self.connection.read(65536):
+        while piece := await self.connection.read(self, 65536):
             yield piece
 
     def respond(self, status: int = 200, headers: Any = None, **options: Any) -> Any:
@@ -230,7 +233,7 @@ class HTTPServerRequest:
 
         A client that only closes its sending side still gets its response.
         """
-        return self.connection.disconnected()
+        return self.connection.disconnected(self)
 
     def upgrade(self, status: int = 101, headers: Any = None) -> Any:
         """Answer, and leave HTTP: return the stream, which is the handler's from now on.

@@ -35,7 +35,7 @@ from coro.gen import coroutine, shield, timeout
 from coro.http.encode import encode_chunk, encode_last_chunk
 from coro.http.framing import MAX_HEADER_BYTES, MAX_HEADERS, parse_length
 from coro.http.headers import HTTPHeaders, InvalidHeaderError
-from coro.http.incoming import MAX_TARGET_BYTES, RefusalError, RequestDecoder, RequestHead
+from coro.http.incoming import MAX_TARGET_BYTES, RefusalError, RequestDecoder
 from coro.http.request import HTTPServerRequest
 from coro.http.response import Response, encode_head, has_no_body, reason_of
 from coro.stream import IOStream, SSLIOStream
@@ -208,13 +208,12 @@ class ServerConnection:
         "_deadline",
         "_decoder",
         "_expired",
-        "_head",
         "_owes_continue",
         "_phase",
         "_reading",
         "_received",
+        "_request",
         "_timer",
-        "_unread",
         "_watcher",
         "_writer",
         "server",
@@ -235,12 +234,11 @@ class ServerConnection:
         self._expired = False
         # The pending read that the deadline ends.
         self._reading: Future[bytes] | None = None
-        # Of the present request: its head, whether it waits for 100, bytes of its body so far and
-        # those that nobody has read, what writes its response, what waits for its client to go.
-        self._head: RequestHead | None = None
+        # The present request; whether it waits for 100, bytes of its body so far, what writes its
+        # response, what waits for its client to go.
+        self._request: HTTPServerRequest | None = None
         self._owes_continue = False
         self._received = 0
-        self._unread = b""
         self._writer: ResponseWriter | None = None
         self._watcher: Future[None] | None = None
         self._answered = 0
@@ -269,8 +267,7 @@ class ServerConnection:
                         self._limit(server.header_timeout)
                 self._phase = _HANDLER
                 self._reading = self._deadline = self._writer = None
-                self._head = head
-                request = HTTPServerRequest(self, head, loop._now)
+                self._request = request = HTTPServerRequest(self, head, loop._now)
                 server._requests += 1
                 if not decoder.complete:
                     yield from self._begin_body(request)
@@ -294,7 +291,7 @@ class ServerConnection:
                 client_ends = not head.keep_alive
                 # An idle connection keeps nothing of its last request.
                 del request, response
-                head = self._head = None
+                head = self._request = None
                 if not keep:
                     break
                 self._answered += 1
@@ -375,12 +372,17 @@ class ServerConnection:
     def _refuse_size(self) -> NoReturn:
         raise RefusalError(413, f"a body of over {self.server.max_body_size} bytes")
 
+    def _check_present(self, request: HTTPServerRequest) -> None:
+        if self._request is not request:
+            raise RuntimeError(f"{request!r} is over")
+
     @coroutine
-    def read(self, max_bytes: int) -> Generator[Any, Any, bytes]:
+    def read(self, request: HTTPServerRequest, max_bytes: int) -> Generator[Any, Any, bytes]:
         """Return some of a streamed body; b"" at its end."""
+        self._check_present(request)
         if max_bytes < 1:
             raise ValueError(f"max_bytes is at least 1, not {max_bytes!r}")
-        piece, self._unread = self._unread, b""
+        piece, request.unread = request.unread, b""
         decoder = self._decoder
         try:
             while not piece and not decoder.complete:
@@ -392,15 +394,16 @@ class ServerConnection:
             raise RefusalError(408, "the body took too long") from None
         finally:
             self._deadline = None
-        self._unread = piece[max_bytes:]
+        request.unread = piece[max_bytes:]
         return piece[:max_bytes]
 
     def trailers(self) -> HTTPHeaders:
         """Return the fields that came after the body."""
         return self._decoder.trailers
 
-    def disconnected(self) -> Future[None]:
+    def disconnected(self, request: HTTPServerRequest) -> Future[None]:
         """Return a future that is done when the client has gone."""
+        self._check_present(request)
         if self._watcher is None:
             self._watcher = self._watch()
         return shield(self._watcher)
@@ -483,12 +486,7 @@ class ServerConnection:
     def _keeps(self, request: HTTPServerRequest) -> bool:
         """Whether the connection may carry another request."""
         server = self.server
-        return (
-            request.head.keep_alive
-            and not server.no_keep_alive
-            and not server._stopping
-            and self._decoder.complete
-        )
+        return request.head.keep_alive and not server.no_keep_alive and not server._stopping
 
     def _connection_line(self, request: HTTPServerRequest, keep: bool) -> bytes:
         if not keep:
@@ -499,7 +497,7 @@ class ServerConnection:
         """Send a response whose body is bytes; return whether the connection is kept."""
         server = self.server
         body: Any = response.body
-        keep = self._keeps(request)
+        keep = self._decoder.complete and self._keeps(request)
         line = self._connection_line(request, keep)
         size = len(body)
         date = server.date_line()
@@ -563,12 +561,16 @@ class ServerConnection:
         except Exception:
             _app_log.exception("Exception in %r", self.server.on_request_end)
 
+    def _check_unanswered(self, request: HTTPServerRequest) -> None:
+        self._check_present(request)
+        if self._writer is not None or self._phase == _LEFT:
+            raise RuntimeError(f"{request!r} was answered already")
+
     def respond(
         self, request: HTTPServerRequest, status: int, headers: Any, **options: Any
     ) -> ResponseWriter:
         """Begin a response whose body the handler writes."""
-        if self._writer is not None or self._phase == _LEFT or self._head is not request.head:
-            raise RuntimeError(f"{request!r} was answered already")
+        self._check_unanswered(request)
         return self._begin(request, Response((), status, headers, **options))
 
     def _begin(self, request: HTTPServerRequest, response: Response) -> ResponseWriter:
@@ -578,10 +580,8 @@ class ServerConnection:
             length = parse_length(response.headers.pop("Content-Length").encode("latin-1"))
         bodyless = request.head.method == "HEAD" or has_no_body(response.status)
         chunked = length is None and request.head.http_version == "1.1"
+        # The rest of the request's body may yet be read.
         keep = self._keeps(request) and (chunked or bodyless or length is not None)
-        if request.head.keep_alive and not self._decoder.complete:
-            # The handler may yet read the rest.
-            keep = not self.server.no_keep_alive and not self.server._stopping
         head = encode_head(
             response,
             self.server.date_line(),
@@ -595,8 +595,7 @@ class ServerConnection:
 
     def take_over(self, request: HTTPServerRequest, status: int, headers: Any) -> IOStream:
         """Answer, and leave the stream to the handler."""
-        if self._writer is not None or self._phase == _LEFT or self._head is not request.head:
-            raise RuntimeError(f"{request!r} was answered already")
+        self._check_unanswered(request)
         if not self._decoder.complete:
             raise RuntimeError(f"the body of {request!r} has not been read")
         head = encode_head(

@@ -570,6 +570,46 @@ class TestBodies:
         turns(loop, 10)
         assert noticed == ["/"]
 
+    def test_who_is_not_gone_may_go_on(self, loop: IOLoop, serve: Any, talk: Any) -> None:
+        watches: list[Future[None]] = []
+
+        @coroutine
+        def handler(request: HTTPServerRequest) -> Generator[Any, Any, Response]:
+            watches.append(request.disconnected())
+            yield sleep(1)
+            return Response(request.path)
+
+        client = talk(serve(handler))
+        client.say(GET)
+        assert client.hear(b"\r\n\r\n/")
+        client.say(GET)
+        turns(loop, 10)
+        # This one stands before the next request while its own is under way.
+        client.say(LAST)
+        assert statuses(client.hear_all()) == [200, 200]
+        turns(loop, 3)
+        assert [watch.cancelled() for watch in watches] == [True] * 3
+
+    def test_a_request_that_is_over(self, loop: IOLoop, serve: Any, talk: Any) -> None:
+        old: list[HTTPServerRequest] = []
+
+        @coroutine
+        def handler(request: HTTPServerRequest) -> Generator[Any, Any, Response]:
+            if old:
+                for use in (old[0].respond, old[0].upgrade, old[0].disconnected):
+                    with pytest.raises(RuntimeError, match="is over"):
+                        use()
+                with pytest.raises(RuntimeError, match="is over"):
+                    yield old[0].read()
+            old.append(request)
+            return Response((yield request.read(2)))
+
+        client = talk(serve(handler, stream_body=True))
+        client.say(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc")
+        assert client.hear(b"\r\n\r\nab")
+        client.say(LAST)
+        assert client.hear_all().endswith(b"\r\n\r\n")
+
 
 class TestTimeLimits:
     @pytest.mark.parametrize(
