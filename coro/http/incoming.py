@@ -110,6 +110,7 @@ class RequestHead:
     """
 
     __slots__ = (
+        "_pairs",
         "chunked",
         "content_length",
         "expects_continue",
@@ -122,6 +123,8 @@ class RequestHead:
         "target",
         "upgrade",
     )
+
+    _pairs: tuple[tuple[bytes, bytes], ...]
 
     def __init__(self, raw: bytes) -> None:
         """Read a head that llhttp has accepted.
@@ -229,6 +232,16 @@ class RequestHead:
         """All fields: a new object for each who asks, indexed when somebody looks into it."""
         raw = self.raw
         return HTTPHeaders.from_block(raw[raw.find(b"\n") + 1 : -2])
+
+    @property
+    def pairs(self) -> tuple[tuple[bytes, bytes], ...]:
+        """All fields in their order, the names in lower case."""
+        try:
+            return self._pairs
+        except AttributeError:
+            lines = [line.partition(b":") for line in self.raw.split(b"\r\n")[1:-2]]
+            self._pairs = tuple((name.lower(), value.strip(b" \t")) for name, _, value in lines)
+            return self._pairs
 
     def __repr__(self) -> str:
         return f"<RequestHead {self.method} {self.target}, {len(self.raw)} bytes>"

@@ -7,6 +7,7 @@ the first byte. What responses share with those before them is encoded once and 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterable, Iterable
 from functools import lru_cache
 from http.client import responses
@@ -18,6 +19,8 @@ from coro.http.headers import HTTPHeaders, check_value
 __all__ = ["Body", "Response", "encode_head", "has_no_body", "reason_of"]
 
 Body: TypeAlias = bytes | str | Iterable[bytes] | AsyncIterable[bytes]
+
+_DATE = re.compile(rb"(?:^|\n)date:", re.IGNORECASE)
 
 _TEXT = "text/plain; charset=utf-8"
 _BYTES = "application/octet-stream"
@@ -39,7 +42,7 @@ class Response:
         TypeError: a body of another kind.
     """
 
-    __slots__ = ("body", "content_type", "headers", "reason", "status")
+    __slots__ = ("body", "content_type", "fields", "headers", "reason", "status")
 
     def __init__(
         self,
@@ -68,6 +71,16 @@ class Response:
         if headers is not None:
             self.headers = headers if isinstance(headers, HTTPHeaders) else HTTPHeaders(headers)
         self.reason = reason
+        # Field lines beside the headers: they were checked and encoded before.
+        self.fields = b""
+
+    @classmethod
+    def encoded(cls, body: bytes, status: int, fields: bytes) -> Response:
+        """Return a response whose fields are lines, each ended by CRLF, that were checked."""
+        self = cls(body, status)
+        self.content_type = None
+        self.fields = fields
+        return self
 
     @classmethod
     def json(cls, value: Any, status: int = 200, headers: Any = None) -> Response:
@@ -140,14 +153,16 @@ def encode_head(
         ValueError: something that may not be written out.
     """
     headers = response.headers
-    if headers is None:
-        start = _first_lines(response.status, response.reason, response.content_type)
-    else:
-        own = response.content_type if "Content-Type" not in headers else None
-        fields = encode_fields(headers.get_all())
-        start = _first_lines(response.status, response.reason, own) + fields
-        if "Date" in headers:
-            date = b""
+    fields = response.fields
+    own = response.content_type
+    if headers is not None:
+        fields += encode_fields(headers.get_all())
+        if "Content-Type" in headers:
+            own = None
+    if fields and _DATE.search(fields):
+        date = b""
+    start = _first_lines(response.status, response.reason, own)
+    start += fields
     if content_length is not None:
         return b"%b%b%bContent-Length: %d\r\n\r\n" % (start, date, connection, content_length)
     framing = b"Transfer-Encoding: chunked\r\n\r\n" if chunked else b"\r\n"

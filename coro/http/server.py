@@ -208,6 +208,7 @@ class ServerConnection:
         "_deadline",
         "_decoder",
         "_expired",
+        "_local",
         "_owes_continue",
         "_phase",
         "_reading",
@@ -224,6 +225,7 @@ class ServerConnection:
         self.server = server
         self.stream = stream
         self._address = address
+        self._local: tuple[str, int | None] | None = None
         self._decoder = RequestDecoder(
             server.max_header_size, server.max_headers, server.max_target_size
         )
@@ -419,6 +421,25 @@ class ServerConnection:
             return
         yield Future()
 
+    @property
+    def body_complete(self) -> bool:
+        """Whether all of the present request's body was received and read."""
+        request = self._request
+        return self._decoder.complete and (request is None or not request.unread)
+
+    @property
+    def remote_port(self) -> int | None:
+        """The client's port; None on a unix socket."""
+        return self._address[1] if isinstance(self._address, tuple) else None
+
+    @property
+    def local_address(self) -> tuple[str, int | None]:
+        """The server's address and port, or its path and None."""
+        if self._local is None:
+            address = self.stream.socket.getsockname()
+            self._local = address[:2] if isinstance(address, tuple) else (address, None)
+        return self._local
+
     def client_of(self, request: HTTPServerRequest) -> tuple[str, str]:
         """Return the client's address and the protocol that it used."""
         address = self._address
@@ -502,7 +523,8 @@ class ServerConnection:
         size = len(body)
         date = server.date_line()
         if response.headers is None:
-            key = (response.status, response.reason, response.content_type, size, line)
+            kind = (response.status, response.reason, response.content_type, response.fields)
+            key = (kind, size, line)
             head = server._heads.get(key)
             if head is None:
                 head = self._encode(response, date, size, line)
@@ -543,7 +565,7 @@ class ServerConnection:
             if isinstance(body, bytes):
                 return self._send(request, response)
             try:
-                writer = self._begin(request, response)
+                writer = self.begin(request, response)
                 yield from _pour(body, writer)
             except Exception as error:
                 self._failed(request, error)
@@ -570,11 +592,13 @@ class ServerConnection:
         self, request: HTTPServerRequest, status: int, headers: Any, **options: Any
     ) -> ResponseWriter:
         """Begin a response whose body the handler writes."""
-        self._check_unanswered(request)
-        return self._begin(request, Response((), status, headers, **options))
+        return self.begin(request, Response((), status, headers, **options))
 
-    def _begin(self, request: HTTPServerRequest, response: Response) -> ResponseWriter:
-        length = None
+    def begin(
+        self, request: HTTPServerRequest, response: Response, length: int | None = None
+    ) -> ResponseWriter:
+        """Begin a response whose body is written by the writer that this returns."""
+        self._check_unanswered(request)
         if response.headers is not None and "Content-Length" in response.headers:
             response.headers = response.headers.copy()
             length = parse_length(response.headers.pop("Content-Length").encode("latin-1"))
