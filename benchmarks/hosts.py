@@ -1,8 +1,10 @@
-"""asyncio's own loop or uvloop, by name: what the asyncio subjects run on."""
+"""asyncio's own loop or uvloop, by name: what asyncio subjects run on, and coro as their guest."""
 
 import asyncio
 
 HOSTS = ("asyncio", "uvloop")
+LOOPS = ("own", *HOSTS)
+"""What coro runs on: its own loop, or as a guest of another."""
 
 
 def runner(host: str) -> asyncio.Runner:

@@ -3,8 +3,8 @@
 The names below are what most programs need; the rooms have the rest. From below: ``errors``,
 ``timers``, ``buffer``, ``hooks``, ``stall``; ``future``, ``net``; ``threads``, ``periodic``;
 ``loop``, ``tls``; ``gen`` (with ``task``, ``multi``, ``scopes``, ``groups``, ``main``), ``debug``,
-``stuck``; ``locks``, ``queues``; ``stream``; ``resolver``; ``connector``; ``tcp``, ``cares``;
-``http``; ``cli``. A room imports only from rooms below it.
+``stuck``, ``hosted``; ``locks``, ``queues``; ``stream``; ``resolver``; ``connector``; ``tcp``,
+``cares``; ``http``; ``cli``. A room imports only from rooms below it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from coro import hosted as hosted  # it fills a slot that IOLoop.current asks
 from coro.errors import CancelledError, TimeoutError
 from coro.future import Future
 from coro.gen import (
@@ -25,6 +26,7 @@ from coro.gen import (
     current_task,
     moment,
     run,
+    run_coroutine_threadsafe,
     shield,
     sleep,
     timeout,
@@ -59,6 +61,7 @@ __all__ = [
     "http",
     "moment",
     "run",
+    "run_coroutine_threadsafe",
     "shield",
     "sleep",
     "timeout",

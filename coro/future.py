@@ -73,6 +73,15 @@ class Slot(threading.local):
         """The running loop, else the current one, else a new one; ``loop`` fills this in."""
         raise RuntimeError("no loop: import coro.loop")
 
+    @staticmethod
+    def hosted() -> Any:
+        """The loop on the asyncio loop of this thread, or None; ``hosted`` fills this in."""
+        return None
+
+    def found(self) -> Any:
+        """The running loop, also one that asyncio runs, else the current one, else None."""
+        return self.running or self.hosted() or self.current
+
 
 slot = Slot()
 
@@ -129,7 +138,7 @@ class Future(Generic[T]):
     _unretrieved: _Unretrieved
 
     def __init__(self, *, loop: Any = None) -> None:
-        self._loop: Any = loop if loop is not None else slot.running or slot.current
+        self._loop: Any = loop if loop is not None else slot.running or slot.found()
         self._state = PENDING
         # The result, the error, or what is known of the cancellation: its error or its message.
         self._value: Any = None
@@ -190,8 +199,9 @@ class Future(Generic[T]):
             del error, self
 
     def get_loop(self) -> Any:
-        """Return the loop it belongs to."""
-        return self._require_loop()
+        """Return the loop it belongs to; where asyncio runs that, asyncio's."""
+        loop = self._require_loop()
+        return loop._host or loop
 
     def _take_error(self) -> BaseException:
         """The error to raise now, with the traceback it had at first; it counts as looked at."""
@@ -205,6 +215,17 @@ class Future(Generic[T]):
             self._value = value.args[0] if value.args else None
             return value
         return CancelledError() if value is None else CancelledError(value)
+
+    # What asyncio's functions call on futures that were cancelled.
+
+    _make_cancelled_error = _take_error
+
+    @property
+    def _cancel_message(self) -> Any:
+        value = self._value
+        if isinstance(value, CancelledError):
+            return value.args[0] if value.args else None
+        return value
 
     def _retrieve(self) -> None:
         try:

@@ -25,7 +25,7 @@ from coro.task import (
     is_coroutine_function,
     moment,
 )
-from coro.threads import to_thread
+from coro.threads import run_coroutine_threadsafe, to_thread
 
 __all__ = [
     "BadYieldError",
@@ -49,6 +49,7 @@ __all__ = [
     "multi",
     "multi_future",
     "run",
+    "run_coroutine_threadsafe",
     "shield",
     "sleep",
     "timeout",

@@ -195,7 +195,7 @@ class TaskGroup:
             del errors, interrupt, cancelled, self
 
     def __enter__(self) -> Self:
-        loop = slot.running or slot.current
+        loop = slot.running or slot.found()
         parent = None if loop is None else loop._current_task
         if parent is None:
             raise RuntimeError(

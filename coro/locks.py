@@ -147,7 +147,7 @@ class Waiter(Future[Any]):
 
     def __init__(self, line: Line, giver: Giver | None, deadline: Deadline) -> None:
         # ``Future.__init__`` spelt out: a call less in each operation.
-        self._loop = slot.running or slot.current
+        self._loop = slot.running or slot.found()
         self._state = PENDING
         self._value = None
         self._waiter = None

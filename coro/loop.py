@@ -48,7 +48,7 @@ from types import FrameType
 from typing import Any, ClassVar, NoReturn
 
 from coro.errors import BadYieldError, TimeoutError, WrongThreadError
-from coro.future import Future, slot
+from coro.future import Future, Slot, slot
 from coro.hooks import Hooks, Observer
 from coro.net import ERROR, READ, WRITE, Network, Poller
 from coro.periodic import PeriodicCallback
@@ -128,6 +128,12 @@ class IOLoop:
     # Turns what a callback returned into a future; ``gen`` fills it.
     convert: ClassVar[Callable[[Any], Any]]
 
+    # The asyncio loop that runs this one, if one does.
+    _host: Any = None
+
+    # Runs every function that is meant for a thread, on a loop that has none.
+    _forced_executor: futures.Executor | None = None
+
     def __init__(
         self,
         make_current: bool = True,
@@ -142,7 +148,8 @@ class IOLoop:
         self._handlers: dict[int, _Registration] = {}
         # Tasks that wait for something other than a suspended task, so that none vanishes: whoever
         # waits for them is referred to by them.
-        self._tasks: set[Any] = set()
+        # A dict for its order: what is left at the end is cancelled in the same order each time.
+        self._tasks: dict[Any, None] = {}
         self._hooks: Hooks | None = None
         # The task whose step is running, and how deep calls of coroutines are nested in it.
         self._current_task: Any = None
@@ -222,7 +229,7 @@ class IOLoop:
             instance: if there is neither, make a new one current and return it; otherwise return
                 None.
         """
-        loop = slot.running or slot.current
+        loop = slot.running or slot.found()
         if loop is None and instance:
             loop = IOLoop(make_current=True)
         return loop
@@ -275,8 +282,9 @@ class IOLoop:
             self._refuse()
         if self._closed:
             raise RuntimeError(f"{self!r} is closed")
-        if slot.running is not None:
-            raise RuntimeError(f"cannot start {self!r}: {slot.running!r} is running in this thread")
+        running = slot.running or slot.hosted()
+        if running is not None:
+            raise RuntimeError(f"cannot start {self!r}: {running!r} is running in this thread")
         if self._thread is not None:
             raise RuntimeError(f"{self!r} is running in another thread")
 
@@ -527,7 +535,7 @@ class IOLoop:
         _left_behind.append(
             (self._tasks, list(ready), dict(handlers), list(heap), list(self._at_turn_end))
         )
-        self._tasks = set()
+        self._tasks = {}
         for at in range(len(ready)):
             ready[at] = _NOTHING
         for registration in handlers.values():
@@ -755,18 +763,17 @@ class IOLoop:
 
     # --- watching --------------------------------------------------------------------------
 
-    def _live_tasks(self) -> set[Any]:
+    def _live_tasks(self) -> list[Any]:
         """All tasks that are suspended or queued: those that are held, and who waits for them."""
-        found: set[Any] = set()
+        found: dict[Any, None] = {}
         todo = [*self._tasks, *(item for item in self._ready.copy() if hasattr(item, "_run"))]
-        while todo:
-            task = todo.pop()
+        for task in todo:
             if task not in found:
-                found.add(task)
+                found[task] = None
                 if task._waiter is not None:
                     todo.append(task._waiter)
                 todo.extend(each for each in task._callbacks or () if type(each) is not tuple)
-        return found
+        return list(found)
 
     def add_observer(self, observer: Observer) -> None:
         """Tell an observer of this loop's turns and steps from now on."""
@@ -827,7 +834,7 @@ class IOLoop:
         }
 
 
-slot.loop = IOLoop.current  # type: ignore[method-assign]
+Slot.loop = staticmethod(IOLoop.current)  # type: ignore[method-assign]
 
 
 def _log_failure(callback: Callable[..., Any], future: Any) -> None:

@@ -32,7 +32,7 @@ from coro.future import Future, slot
 from coro.loop import IOLoop
 from coro.task import Task, coroutine
 
-__all__ = ["run"]
+__all__ = ["run", "run_on"]
 
 _app_log = logging.getLogger("coro.application")
 
@@ -69,18 +69,28 @@ def run(
         KeyboardInterrupt: Ctrl-C was pressed.
         RuntimeError: a loop is running in this thread already.
     """
-    if slot.running is not None:
+    if slot.running is not None or slot.hosted() is not None:
         raise RuntimeError(
-            "coro.run() was called inside a running loop; there, write: yield main(...)"
+            "coro.run() was called inside a running loop; there, write: yield main(...), "
+            "or in async def: await main(...)"
         )
     if not callable(main):
         raise TypeError(
             f"coro.run() takes a coroutine function and its arguments, not {main!r}: "
             "coro.run(main, ...)"
         )
-    loop = IOLoop(make_current=False)
+    return run_on(IOLoop(make_current=False), functools.partial(main, *args), timeout, debug)
+
+
+def run_on(
+    loop: IOLoop,
+    main: Callable[[], Any],
+    timeout: float | timedelta | None = None,
+    debug: bool | None = None,
+) -> Any:
+    """Do what ``run`` does on a loop that is given, which is closed at the end."""
     observer = enable(loop) if (wanted() if debug is None else debug) else None
-    with _Job(loop, functools.partial(main, *args)) as job, _Generators(loop) as generators:
+    with _Job(loop, main) as job, _Generators(loop) as generators:
         try:
             return job.run(timeout)
         finally:
@@ -178,7 +188,10 @@ class _Generators:
 
     def __init__(self, loop: IOLoop) -> None:
         self._loop = loop
-        self._open: weakref.WeakSet[AsyncGenerator[Any, Any]] = weakref.WeakSet()
+        # A dict for its order: they are closed in the same order each time.
+        self._open: weakref.WeakKeyDictionary[AsyncGenerator[Any, Any], None] = (
+            weakref.WeakKeyDictionary()
+        )
         # Whether any was begun since they were closed last.
         self.any_begun = False
         # The tasks that close those that nobody refers to; they are not to be cancelled.
@@ -198,12 +211,12 @@ class _Generators:
         sys.set_asyncgen_hooks(*self._previous)
 
     def _add(self, generator: AsyncGenerator[Any, Any]) -> None:
-        self._open.add(generator)
+        self._open[generator] = None
         self.any_begun = True
 
     def _abandoned(self, generator: AsyncGenerator[Any, Any]) -> None:
         """Nobody refers to it any longer: close it. In any thread, for so the collector runs."""
-        self._open.discard(generator)
+        self._open.pop(generator, None)
         self._loop.add_callback(self._close_one, generator)
 
     def _close_one(self, generator: AsyncGenerator[Any, Any]) -> None:
@@ -226,7 +239,7 @@ def _end_all(loop: IOLoop, job: _Job, generators: _Generators, *, threads: bool)
     """
     interrupt: BaseException | None = None
     for _ in range(MAX_ROUNDS):
-        left = list(loop._live_tasks())
+        left = loop._live_tasks()
         try:
             if left:
                 # Before the loop turns again: whoever waits for a task that was interrupted gets

@@ -18,7 +18,8 @@ import selectors
 import socket
 import stat
 import struct
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from coro.errors import format_address
@@ -85,6 +86,9 @@ class Poller(Protocol):
     def poll(self, timeout: float | None) -> list[tuple[int, int]]:
         """Wait until something happens or ``timeout`` seconds (None: for ever) are over."""
 
+    def fileno(self) -> int:
+        """The poller's own descriptor, which is readable when there are events."""
+
     def close(self) -> None:
         """Give back the poller's own descriptor."""
 
@@ -98,6 +102,7 @@ class EpollPoller:
         self.modify = self._epoll.modify
         self.unregister = self._epoll.unregister
         self.poll = self._epoll.poll
+        self.fileno = self._epoll.fileno
 
     def close(self) -> None:
         """Give back epoll's descriptor."""
@@ -158,6 +163,13 @@ class SelectorPoller:
             )
             found.append((key.fd, events))
         return found
+
+    def fileno(self) -> int:
+        """Return the selector's descriptor; OSError if its kind has none."""
+        descriptor = getattr(self._selector, "fileno", None)
+        if descriptor is None:
+            raise OSError(errno.EOPNOTSUPP, f"{self._selector!r} has no descriptor to wait for")
+        return int(descriptor())
 
     def close(self) -> None:
         """Give back the selector's descriptor."""
@@ -310,6 +322,14 @@ class Network:
     def close_fd(self, fd: int) -> None:
         """Close a bare descriptor."""
         os.close(fd)
+
+    def answer_later(self, ask: Callable[[], Any]) -> bool:
+        """Call ``ask`` when a look-up would be over; False if it is to be asked in a thread."""
+        return False
+
+    def popen(self, *args: Any, **kwargs: Any) -> subprocess.Popen[Any]:
+        """Start a process; see ``subprocess.Popen``."""
+        return subprocess.Popen(*args, **kwargs)
 
     def getaddrinfo(
         self, host: str, port: int, family: int, *, numeric: bool

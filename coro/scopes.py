@@ -10,7 +10,8 @@ from typing import Any, Self
 
 from coro.errors import CancelledError, TimeoutError
 from coro.future import CANCELLED, DONE, FAILED, PENDING, Future, slot
-from coro.task import Task, convert_yielded
+from coro.loop import IOLoop
+from coro.task import convert_yielded
 from coro.timers import Timer
 
 __all__ = ["Timeout", "shield", "sleep", "timeout", "timeout_at", "with_timeout"]
@@ -190,15 +191,17 @@ _STATE_NAMES = ("created", "active", "expiring", "expired", "finished")
 class Timeout:
     """A block whose work is cancelled when it runs over a deadline; see ``timeout``."""
 
-    __slots__ = ("_cancelling", "_deadline", "_state", "_task", "_timer")
+    __slots__ = ("_cancelling", "_deadline", "_loop", "_state", "_task", "_timer")
 
     def __init__(self, when: float | None) -> None:
         self._deadline = when
         self._state = _CREATED
         self._timer: Timer | None = None
 
-    # The task whose block it is, and how often that was asked to cancel before; while active.
-    _task: Task[Any]
+    # The task whose block it is (on a hosted loop it may be asyncio's), its loop, and how often it
+    # was asked to cancel before; while active.
+    _task: Any
+    _loop: IOLoop
     _cancelling: int
 
     def __repr__(self) -> str:
@@ -228,12 +231,12 @@ class Timeout:
         self._deadline = when
         self._drop_timer()
         if when is not None:
-            self._timer = self._task._loop.call_at(when, self.expire)
+            self._timer = self._loop.call_at(when, self.expire)
 
     def __enter__(self) -> Self:
         if self._state != _CREATED:
             raise RuntimeError("Timeout has already been entered: it serves for one block only")
-        loop = slot.running or slot.current
+        loop = slot.running or slot.found()
         task = None if loop is None else loop._current_task
         if task is None:
             raise RuntimeError(
@@ -241,7 +244,8 @@ class Timeout:
             )
         self._state = _ACTIVE
         self._task = task
-        self._cancelling = task._cancel_requests
+        self._loop = loop
+        self._cancelling = task.cancelling()
         if self._deadline is not None:
             self._timer = loop.call_at(self._deadline, self.expire)
         return self
@@ -255,7 +259,7 @@ class Timeout:
         if self._timer is not None:
             self._drop_timer()
         task = self._task
-        del self._task
+        del self._task, self._loop
         if self._state == _ACTIVE:
             self._state = _FINISHED
             return
@@ -270,7 +274,7 @@ class Timeout:
                         _tell_cause(part)
         finally:
             # The error refers to this frame, and the task may come to hold the error.
-            task = error = part = None  # type: ignore[assignment]
+            task = error = part = None
 
     async def __aenter__(self) -> Self:
         return self.__enter__()
@@ -292,7 +296,7 @@ class Timeout:
 
     def _drop_timer(self) -> None:
         if self._timer is not None:
-            self._task._loop.remove_timeout(self._timer)
+            self._loop.remove_timeout(self._timer)
             self._timer = None
 
 

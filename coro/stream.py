@@ -203,6 +203,9 @@ class IOStream(BaseIOStream):
         )
         stream.attempts = self.attempts
         stream._close_callback = callback
+        owner, self._owner = self._owner, None
+        if owner is not None:
+            owner.take(stream)
         return stream.wait_for_handshake()
 
 

@@ -150,7 +150,7 @@ def _text_of(loop: IOLoop) -> str:
 
 
 def _loops() -> list[Any]:
-    here = slot.running or slot.current
+    here = slot.found()
     if here is not None:
         return [here]
     found = []
@@ -335,7 +335,7 @@ class _Picture:
             if loop._asleep
             else "running"
         )
-        handlers = len(loop._handlers) - (0 if loop._closed else 1)
+        handlers = len(loop._handlers) - (loop._waker.fileno() in loop._handlers)
         yield (
             f"{type(loop).__name__} at {id(loop):#x} {state}, {_count(len(self._tasks), 'task')}, "
             f"{_count(len(loop._timers), 'timer')}, {_count(handlers, 'descriptor')}"

@@ -45,6 +45,7 @@ next step or ``yield``. Either way each request is delivered once.
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import functools
 import inspect
@@ -58,7 +59,7 @@ from typing import Any, ParamSpec, TypeGuard, overload
 
 from typing_extensions import TypeVar
 
-from coro.errors import BadYieldError, CancelledError
+from coro.errors import BadYieldError, CancelledError, WrongLoopError
 from coro.future import (
     CANCELLED,
     DONE,
@@ -136,8 +137,8 @@ class Task(Future[T]):
     __slots__ = (
         "_body",
         "_born",
-        "_cancel_message",
         "_cancel_requests",
+        "_cancel_text",
         "_context",
         "_held",
         "_must_cancel",
@@ -154,7 +155,7 @@ class Task(Future[T]):
     _body: Generator[Any, Any, T] | Coroutine[Any, Any, T]
     # Loop time, in seconds, of the turn in which it was made.
     _born: float
-    _cancel_message: Any
+    _cancel_text: Any
     _cancel_requests: int
     _context: Context
     # Whether the loop's set of suspended tasks refers to it, so that it cannot vanish.
@@ -208,7 +209,7 @@ class Task(Future[T]):
             if waiting.cancel(msg):
                 return None
         self._must_cancel = True
-        self._cancel_message = msg
+        self._cancel_text = msg
         return None
 
     def _break_out(self, msg: Any) -> None:
@@ -217,7 +218,7 @@ class Task(Future[T]):
         self._waiting._forget_waiter(self)
         self._waiting = None
         self._must_cancel = True
-        self._cancel_message = msg
+        self._cancel_text = msg
         self._loop._ready.append(self)
 
     def cancelling(self) -> int:
@@ -234,7 +235,7 @@ class Task(Future[T]):
 
     def _take_cancel(self) -> CancelledError:
         self._must_cancel = False
-        message = self._cancel_message
+        message = self._cancel_text
         return CancelledError() if message is None else CancelledError(message)
 
     def set_result(self, result: Any) -> None:
@@ -246,6 +247,11 @@ class Task(Future[T]):
         raise RuntimeError("Task does not support set_exception operation")
 
     # --- being looked at -------------------------------------------------------------------
+
+    @property
+    def _fut_waiter(self) -> Future[Any] | None:
+        """What it waits for, by the name that libraries look it up by in asyncio's tasks."""
+        return self._waiting
 
     def get_coro(self) -> Any:
         """Return the generator or coroutine object that it drives."""
@@ -298,7 +304,7 @@ class Task(Future[T]):
     def _hold(self) -> None:
         """Let the loop refer to the task, which nothing else may do while it waits."""
         self._held = True
-        self._loop._tasks.add(self)
+        self._loop._tasks[self] = None
 
     def _convert(self, yielded: Any) -> Future[Any]:
         """``convert_yielded`` in the task's context; an error becomes a future that failed."""
@@ -334,7 +340,7 @@ class Task(Future[T]):
                 return self
             if not self._held:
                 self._hold()
-            if self._must_cancel and yielded.cancel(self._cancel_message):
+            if self._must_cancel and yielded.cancel(self._cancel_text):
                 self._must_cancel = False
             unstarted = type(yielded) is Task and yielded._waiting is _UNSTARTED
             return yielded if unstarted else None
@@ -401,7 +407,7 @@ class Task(Future[T]):
                         budget -= 1
                         _drivers.append(send)
                         if task._held:
-                            loop._tasks.discard(task)
+                            loop._tasks.pop(task, None)
                         task._state = DONE
                         task._waiter = None
                         value = task._value
@@ -446,7 +452,7 @@ class Task(Future[T]):
                             task._waiting = yielded
                             if not task._held:
                                 task._held = True
-                                loop._tasks.add(task)
+                                loop._tasks[task] = None
                             return
                         errors = True
                         waiting = task._suspend(yielded)
@@ -524,7 +530,7 @@ class Task(Future[T]):
     def _end(self, state: int) -> Task[Any] | None:
         """Settle the task, which has its value; return the parent if it goes on in this step."""
         if self._held:
-            self._loop._tasks.discard(self)
+            self._loop._tasks.pop(self, None)
         if self._must_cancel and state == DONE:
             state = CANCELLED
             self._value = self._take_cancel()
@@ -863,8 +869,12 @@ def running_tasks(frame: FrameType | None) -> list[Task[Any]]:
 
 
 def current_task() -> Task[Any] | None:
-    """Return the task whose step is running in this thread, or None outside of tasks."""
-    loop = slot.running or slot.current
+    """Return the task whose step is running in this thread, or None outside of tasks.
+
+    Inside asyncio it is what ``asyncio.current_task()`` says: in an ``async def`` function that
+    asyncio runs, a task of asyncio.
+    """
+    loop = slot.running or slot.found()
     return None if loop is None else loop._current_task
 
 
@@ -874,18 +884,69 @@ def all_tasks() -> set[Task[Any]]:
     if loop is None:
         return set()
     running = running_tasks(sys._getframe())
-    live: set[Task[Any]] = loop._live_tasks()
-    return live.union(task for task in running if task._loop is loop)
+    return {*loop._live_tasks(), *(task for task in running if task._loop is loop)}
 
 
 class _Chained(Future[Any]):
-    """A future of this loop that follows one of asyncio or of concurrent.futures."""
+    """A future of this loop that follows one of concurrent.futures."""
 
     __slots__ = ()
 
     def __init__(self, source: Any) -> None:
         super().__init__(loop=slot.running or slot.loop())
         chain_future(source, self)
+
+
+class _Foreign(Future[Any]):
+    """A future of this loop that follows one of asyncio's, of the same thread.
+
+    Cancelling it cancels that one and nothing else: as in asyncio, what comes of it is what the
+    other comes to.
+    """
+
+    __slots__ = ("_source",)
+
+    def __init__(self, source: Any) -> None:
+        super().__init__(loop=slot.running or slot.loop())
+        host = self._loop._host
+        if host is not None and (theirs := source.get_loop()) is not host:
+            raise WrongLoopError(
+                f"{source!r} belongs to {theirs!r} and cannot be waited for on {self._loop!r}"
+            )
+        # Until it is done: it refers to this one then.
+        self._source: Any = source
+        if source.done():
+            self._follow(source)
+        else:
+            source.add_done_callback(self._follow)
+
+    def _follow(self, source: Any) -> None:
+        self._source = None
+        if self._state == PENDING:
+            if source.cancelled():
+                super().cancel(getattr(source, "_cancel_message", None))
+            elif (error := source.exception()) is not None:
+                self.set_exception(error)
+                # The error may come to refer to this frame.
+                del error, self
+            else:
+                self.set_result(source.result())
+
+    def cancel(self, msg: Any = None) -> bool:
+        source = self._source
+        if source is None:
+            return super().cancel(msg)
+        passed_on = bool(source.cancel(msg))
+        if source.get_loop() is asyncio._get_running_loop():
+            return passed_on
+        # Nothing may ever come of it.
+        return super().cancel(msg)
+
+    def _awaited(self) -> str:
+        return ""
+
+    def _inputs(self) -> Sequence[tuple[str, Any]]:
+        return () if self._source is None else (("", self._source),)
 
 
 def _is_awaitable(x: object) -> TypeGuard[Awaitable[Any]]:
@@ -907,8 +968,10 @@ def convert_yielded(yielded: Any) -> Future[Any]:
         return moment
     if isinstance(yielded, Future):
         return yielded
-    if isinstance(yielded, concurrent.futures.Future) or is_future(yielded):
+    if isinstance(yielded, concurrent.futures.Future):
         return _Chained(yielded)
+    if is_future(yielded):
+        return _Foreign(yielded)
     if inspect.iscoroutine(yielded):
         return _launch(yielded, slot.running or slot.loop(), copy_context())
     if _is_awaitable(yielded):

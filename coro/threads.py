@@ -19,7 +19,13 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, overload
 
 from coro.future import PENDING, Future, slot
 
-__all__ = ["dummy_executor", "run_on_executor", "submit", "to_thread"]
+__all__ = [
+    "dummy_executor",
+    "run_coroutine_threadsafe",
+    "run_on_executor",
+    "submit",
+    "to_thread",
+]
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -101,15 +107,15 @@ def submit(
     Returns:
         a future of its result; its errors come out there, of whatever type they are.
     """
+    return _Call(loop, func, _executor(loop, executor).submit(func, *args))
+
+
+def _executor(loop: Any, wanted: futures.Executor | None) -> futures.Executor:
+    """What runs a function that is meant for ``wanted`` (None: the default executor)."""
+    executor: futures.Executor | None = loop._forced_executor or wanted or loop._executor
     if executor is None:
-        executor = _default_executor(loop)
-    return _Call(loop, func, executor.submit(func, *args))
-
-
-def _default_executor(loop: Any) -> futures.Executor:
-    if loop._executor is None:
-        loop.set_default_executor(futures.ThreadPoolExecutor(thread_name_prefix="coro-executor"))
-    executor: futures.Executor = loop._executor
+        executor = futures.ThreadPoolExecutor(thread_name_prefix="coro-executor")
+        loop.set_default_executor(executor)
     return executor
 
 
@@ -126,7 +132,88 @@ def to_thread(func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Fut
     """
     loop = slot.running or slot.loop()
     run: Callable[..., T] = copy_context().run
-    return _Call(loop, func, _default_executor(loop).submit(run, func, *args, **kwargs))
+    return _Call(loop, func, _executor(loop, None).submit(run, func, *args, **kwargs))
+
+
+class _Errand:
+    """What another thread wants done on a loop, and the future that it holds."""
+
+    def __init__(self, loop: Any, outcome: futures.Future[Any]) -> None:
+        self._loop = loop
+        self._outcome = outcome
+
+    def begin(self, func: Callable[[], Any]) -> None:
+        """On the loop: call the function, and follow what it returns."""
+        outcome = self._outcome
+        if outcome.cancelled():
+            return
+        future: Any = None
+        try:
+            future = self._loop.convert(func())
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            if outcome.set_running_or_notify_cancel():
+                outcome.set_exception(error)
+        else:
+            future.add_done_callback(self._end)
+            outcome.add_done_callback(functools.partial(self._pass_cancel, self._loop, future))
+        finally:
+            # This frame stands in the traceback of an error that the futures hold.
+            del future, outcome, self
+
+    def _end(self, future: Any) -> None:
+        outcome = self._outcome
+        try:
+            if future.cancelled():
+                outcome.cancel()
+            # From here on the other thread cannot cancel it any more.
+            if not outcome.set_running_or_notify_cancel():
+                return
+            error = future.exception()
+            if error is None:
+                outcome.set_result(future.result())
+            else:
+                outcome.set_exception(error)
+        finally:
+            error = None
+            del outcome, future, self
+
+    @staticmethod
+    def _pass_cancel(loop: Any, future: Any, outcome: futures.Future[Any]) -> None:
+        """In whatever thread settled it."""
+        if outcome.cancelled():
+            loop.add_callback(future.cancel)
+
+    def __del__(self) -> None:
+        # The loop was closed first: whoever waits in the other thread must not wait for ever.
+        if not self._outcome.done():
+            self._outcome.cancel()
+            self._outcome.set_running_or_notify_cancel()
+
+
+def run_coroutine_threadsafe(
+    loop: Any, func: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs
+) -> futures.Future[Any]:
+    """Run a coroutine function on a loop that runs in another thread.
+
+    It is called there, in a copy of the present ``contextvars`` context. Cancelling the future
+    cancels what the function began, and the other way round.
+
+    Arguments:
+        loop: an ``IOLoop``, on its own or inside asyncio.
+        func: a coroutine function, or any that returns something to wait for.
+    Returns:
+        a future whose ``result()`` blocks until there is one; it is cancelled if the loop is closed
+        before.
+    Raises:
+        RuntimeError: the loop is closed.
+    """
+    if loop._closed:
+        raise RuntimeError(f"{loop!r} is closed")
+    outcome: futures.Future[Any] = futures.Future()
+    loop.add_callback(_Errand(loop, outcome).begin, functools.partial(func, *args, **kwargs))
+    return outcome
 
 
 class _DummyExecutor(futures.Executor):
@@ -180,8 +267,8 @@ def _on_executor(
 ) -> Callable[Concatenate[S, P], Future[T]]:
     @functools.wraps(method)
     def wrapper(self: S, /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        executor: futures.Executor = getattr(self, name)
         loop = slot.running or slot.loop()
+        executor = _executor(loop, getattr(self, name))
         return _Call(loop, method, executor.submit(method, self, *args, **kwargs))
 
     return wrapper

@@ -38,8 +38,9 @@ import re
 import ssl
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, NoReturn
+from collections.abc import AsyncIterator, Callable, Sequence
+from types import TracebackType
+from typing import Any, ClassVar, NoReturn, Protocol, Self
 
 from coro.buffer import Bytes, ReadBuffer, WriteQueue
 from coro.errors import (
@@ -87,6 +88,16 @@ _NOT_NOW = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWant
 _RESETS = frozenset({errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE, errno.ETIMEDOUT})
 
 
+class Owner(Protocol):
+    """Who follows a stream to its end, as a server does."""
+
+    def take(self, stream: Any) -> None:
+        """Follow this stream, which takes the place of the other, from now on."""
+
+    def stream_closed(self) -> None:
+        """The stream was closed."""
+
+
 class BaseIOStream:
     """A stream of bytes on something shaped like a non-blocking socket.
 
@@ -104,6 +115,9 @@ class BaseIOStream:
 
     # Whether received bytes may wait where the descriptor does not show them.
     _hides: ClassVar[bool] = False
+
+    # Is told when the stream ends, or goes over to TLS.
+    _owner: Owner | None = None
 
     def __init__(
         self,
@@ -188,6 +202,34 @@ class BaseIOStream:
     def _where(self) -> str:
         """Its descriptor and its peer, for dumps."""
         return f"fd {self._fd}"
+
+    # --- in async def ------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Iterate over what comes in, in pieces of ``read_chunk_size`` bytes at most, to its end.
+
+        Raises:
+            StreamClosedError: the stream failed.
+        """
+        while True:
+            try:
+                piece = await self.read_bytes(self.read_chunk_size, partial=True)
+            except StreamClosedError as error:
+                if error.real_error is None:
+                    return
+                raise
+            yield piece
 
     # --- looking ---------------------------------------------------------------------------
 
@@ -728,6 +770,8 @@ class BaseIOStream:
         self._end()
         self._forget_events()
         self._close_socket()
+        if self._owner is not None:
+            self._owner.stream_closed()
         self._lost = self._queue.size + len(self._soon)
         self._soon = b""
         self._queue.clear()

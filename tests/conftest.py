@@ -1,18 +1,47 @@
 """The fixtures that all tests share."""
 
+import asyncio
 import contextlib
+import re
 import socket
 import ssl
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
+import uvloop
 
 from tests.support.authority import Authority, new_authority
+from tests.support.hosting import HOSTS, hosting
 from tests.support.leaks import no_fds_left
 from tests.support.needs import REQUIRE_ALL, needs_command
 from tests.support.nginx import Nginx, running_nginx
 from tests.support.raw_server import RawServer, Script
+
+# The tests of these modules run on native loops, and once more inside asyncio and inside uvloop.
+_ON_ALL_LOOPS = re.compile(
+    r"tests\.(test_(connector|stream\w*|tcp|tcpserver|tls_events|tls_stream|transfer)"
+    r"|http\.test_(client\w*|connection\w*|incoming|lifetimes|pool|proxy|server\w*|tunnel)"
+    r"|interop\.test_(nginx_fetch|openssl))"
+)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test on all kinds of loops where its module asks for that."""
+    if _ON_ALL_LOOPS.fullmatch(metafunc.module.__name__):
+        metafunc.parametrize("_hosted_by", [None, *HOSTS], indirect=True, ids=["native", *HOSTS])
+
+
+def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Any]:
+    """Run each test that is marked with ``asyncio`` on all kinds of asyncio loops."""
+    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(autouse=True)
+def _hosted_by(request: pytest.FixtureRequest) -> Iterator[None]:
+    hosting.host = getattr(request, "param", None)
+    yield
+    hosting.host = None
 
 
 @pytest.fixture(autouse=True)

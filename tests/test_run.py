@@ -279,6 +279,25 @@ class TestRun:
 
 
 class TestShutdown:
+    def test_what_is_left_is_cancelled_in_the_order_in_which_it_began_to_wait(self) -> None:
+        order: list[int] = []
+
+        @coroutine
+        def left(number: int) -> Any:
+            try:
+                yield Future()
+            finally:
+                order.append(number)
+
+        @coroutine
+        def main() -> Any:
+            for number in range(100):
+                left(number)
+            yield moment
+
+        run(main)
+        assert order == list(range(100))
+
     def test_tasks_that_beget_tasks_are_given_up(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -367,6 +386,24 @@ class TestAsyncGenerators:
 
         run(main)
         assert order == ["main", "closed"]
+
+    def test_several_are_closed_in_the_order_in_which_they_began(self) -> None:
+        order: list[int] = []
+        kept = []
+
+        async def generate(number: int) -> AsyncIterator[int]:
+            try:
+                yield 1
+            finally:
+                order.append(number)
+
+        async def main() -> None:
+            for number in range(100):
+                kept.append(generate(number))
+                await anext(kept[-1])
+
+        run(main)
+        assert order == list(range(100))
 
     def test_one_that_nobody_refers_to_is_closed_at_once(self) -> None:
         order: list[str] = []

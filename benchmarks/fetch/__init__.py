@@ -17,6 +17,10 @@ from .nginx import running_nginx
 
 BARE = Subject("bare epoll", f"{__name__}.bare", wanted=0.6)
 CORO = Subject("coro", f"{__name__}.on_coro", (), ("coro",))
+GUESTS = (
+    Subject("coro inside asyncio", CORO.module, ("--loop", "asyncio"), ("coro",)),
+    Subject("coro inside uvloop", CORO.module, ("--loop", "uvloop"), ("coro", "uvloop")),
+)
 PYCURL = Subject("pycurl multi", f"{__name__}.on_pycurl", (), ("pycurl",))
 AIOHTTP = Subject("aiohttp", f"{__name__}.on_aiohttp", (), ("aiohttp",))
 AIOHTTP_UVLOOP = Subject(
@@ -33,7 +37,7 @@ CASES = (
         "fetch1",
         "fetch of 1 KB, 1 at a time",
         "requests/s",
-        (BARE, CORO, PYCURL, AIOHTTP, AIOHTTP_UVLOOP, HTTPX, TORNADO, TORNADO_CURL),
+        (BARE, CORO, *GUESTS, PYCURL, AIOHTTP, AIOHTTP_UVLOOP, HTTPX, TORNADO, TORNADO_CURL),
     ),
     Case(
         "fetch50",
@@ -42,6 +46,7 @@ CASES = (
         (
             BARE,
             CORO,
+            *GUESTS,
             PYCURL,
             replace(AIOHTTP, wanted=3.5),
             AIOHTTP_UVLOOP,

@@ -1,4 +1,4 @@
-"""coro's HTTP client on its own loop."""
+"""coro's HTTP client on its own loop, or inside asyncio."""
 
 from argparse import Namespace
 from collections.abc import Generator
@@ -7,6 +7,7 @@ from typing import Any
 from coro.gen import coroutine, run
 from coro.http import AsyncHTTPClient
 
+from ..hosts import LOOPS, runner
 from ..trial import Trial
 from .subject import check, parser
 
@@ -31,5 +32,21 @@ def measure(options: Namespace) -> Coroutine:
     client.close()
 
 
+def main() -> None:
+    """Run a trial on the loop that the command line names."""
+    arguments = parser()
+    arguments.add_argument("--loop", choices=LOOPS, default=LOOPS[0])
+    options = arguments.parse_args()
+    if options.loop == LOOPS[0]:
+        run(measure, options)
+        return
+
+    async def as_guest() -> None:
+        await measure(options)
+
+    with runner(options.loop) as host:
+        host.run(as_guest())
+
+
 if __name__ == "__main__":
-    run(measure, parser().parse_args())
+    main()

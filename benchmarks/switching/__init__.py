@@ -25,6 +25,10 @@ from ..processes import SUBJECT_CORE, measured, python
 
 FLOOR = Subject("bare generators", f"{__name__}.generators")
 CORO = Subject("coro", f"{__name__}.on_coro", (), ("coro",))
+GUESTS = (
+    Subject("coro inside asyncio", CORO.module, ("--loop", "asyncio"), ("coro",)),
+    Subject("coro inside uvloop", CORO.module, ("--loop", "uvloop"), ("coro", "uvloop")),
+)
 ASYNCIO = Subject("asyncio", f"{__name__}.on_asyncio")
 UVLOOP = Subject("uvloop", ASYNCIO.module, ("--loop", "uvloop"), ("uvloop",))
 TORNADO = Subject("Tornado", f"{__name__}.on_tornado", (), ("tornado",))
@@ -43,7 +47,7 @@ CASES = (
         "yield",
         "yield to the loop, 100 tasks",
         "us/op",
-        (FLOOR, CORO, ASYNCIO, replace(UVLOOP, wanted=2.0), TORNADO, TWISTED, TRIO),
+        (FLOOR, CORO, *GUESTS, ASYNCIO, replace(UVLOOP, wanted=2.0), TORNADO, TWISTED, TRIO),
     ),
     Case(
         "child",

@@ -1,4 +1,4 @@
-"""coro on its own epoll loop."""
+"""coro on its own epoll loop, or inside asyncio."""
 
 from argparse import Namespace
 from collections.abc import Callable, Generator
@@ -10,6 +10,7 @@ from coro.locks import Lock
 from coro.loop import IOLoop
 from coro.queues import Queue
 
+from ..hosts import LOOPS, runner
 from ..trial import Trial
 from .subject import DEPTH, HOLDERS, TASKS, batches, main, nothing
 
@@ -123,15 +124,22 @@ def timers(count: int) -> Coroutine:
         yield
 
 
-def drive(work: Callable[[int], Any], trial: Trial, _options: Namespace) -> None:
-    """Yield each count's work on coro's loop."""
+def drive(work: Callable[[int], Any], trial: Trial, options: Namespace) -> None:
+    """Yield each count's work on coro's loop, or await it inside asyncio."""
 
     @coroutine
     def measure() -> Coroutine:
         for count in trial:
             yield work(count)
 
-    run(measure)
+    async def as_guest() -> None:
+        await measure()
+
+    if options.loop == LOOPS[0]:
+        run(measure)
+        return
+    with runner(options.loop) as host:
+        host.run(as_guest())
 
 
 if __name__ == "__main__":
@@ -144,4 +152,4 @@ if __name__ == "__main__":
         "lock": locks,
         "timers": timers,
     }
-    main(works, drive)
+    main(works, drive, LOOPS)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 from coro.loop import IOLoop
 from coro.net import EpollPoller, Network, Poller, SelectorPoller
+from tests.support.hosting import GuestLoop, hosting
 
 # Only a broken test waits so long.
 _PATIENCE = 5.0
@@ -44,6 +45,7 @@ class LeapingPoller:
         self.modify = poller.modify
         self.unregister = poller.unregister
         self.close = poller.close
+        self.fileno = poller.fileno
 
     def poll(self, timeout: float | None) -> list[tuple[int, int]]:
         if timeout is None:
@@ -70,6 +72,8 @@ class VirtualNetwork(Network):
 def virtual_loop(poller: str = "epoll", *, make_current: bool = True) -> IOLoop:
     """Make a loop whose time is virtual."""
     clock = Clock()
+    if hosting.host is not None:
+        return GuestLoop(hosting.host, clock, make_current=make_current)
     return IOLoop(make_current, clock=clock, network=VirtualNetwork(clock, poller))
 
 
