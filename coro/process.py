@@ -82,9 +82,10 @@ def fork_processes(
         RuntimeError: a loop is running; this is a worker already; or (in the parent) too many
             workers failed, and the others were told to end (SIGTERM).
     """
-    if slot.running is not None:
+    running = slot.running or slot.hosted()
+    if running is not None:
         raise RuntimeError(
-            f"{slot.running!r} is running and cannot be shared: fork_processes() comes before the "
+            f"{running!r} is running and cannot be shared: fork_processes() comes before the "
             "loop: sockets = bind_sockets(port); fork_processes(n); coro.run(main, sockets)"
         )
     if _task_id is not None:
@@ -251,7 +252,7 @@ class Subprocess:
                         (reader, writer) if name == "stdin" else (writer, reader)
                     )
                     theirs.append(kwargs[name])
-            self.proc: subprocess.Popen[Any] = subprocess.Popen(*args, **kwargs)
+            self.proc: subprocess.Popen[Any] = self._loop.network.popen(*args, **kwargs)
         except BaseException:
             _close_all(ours.values())
             raise
@@ -299,13 +300,18 @@ class Subprocess:
     def _watch(self) -> None:
         """Have the loop, or else a thread, wait for the end."""
         try:
-            self._pidfd = os.pidfd_open(self.pid)
+            pidfd = os.pidfd_open(self.pid)
+            try:
+                self._loop._register(pidfd, self, self._on_exit, READ)
+            except BaseException:
+                os.close(pidfd)
+                raise
         except (AttributeError, OSError):
-            # A thread: not Linux, forbidden, no descriptor left, or reaped by somebody else.
+            # A thread: not Linux, forbidden, nothing left of something, or reaped by somebody else.
             wait = functools.partial(_wait_in_thread, self.proc, self._loop, self._on_exit)
             threading.Thread(target=wait, name=f"coro-wait-{self.pid}", daemon=True).start()
         else:
-            self._loop._register(self._pidfd, self, self._on_exit, READ)
+            self._pidfd = pidfd
             self._loop._call_on_close(self, self._close_pidfd)
 
     def _close_pidfd(self) -> None:

@@ -21,6 +21,7 @@ import socket
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Generator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -359,7 +360,8 @@ class ThreadedResolver(CachingResolver):
         self._workers = _Workers(max_threads)
 
     def _begin(self, lookup: Lookup) -> None:
-        self._workers.submit(self, lookup)
+        if not lookup.loop.network.answer_later(partial(self._ask, lookup)):
+            self._workers.submit(self, lookup)
 
     def _ask(self, lookup: Lookup) -> None:
         """Look up, in a thread."""

@@ -49,6 +49,7 @@ __all__ = [
     "TCPClient",
     "TCPServer",
     "connect",
+    "secure",
     "timeout_message",
 ]
 
@@ -111,6 +112,7 @@ def connect(
     attempt_delay: float = ATTEMPT_DELAY,
     first_family_count: int = 1,
     max_buffer_size: int | None = None,
+    half_open: bool = False,
     progress: ConnectProgress | None = None,
 ) -> Future[IOStream]:
     """Connect to a host, or to a unix socket; return a future of the stream.
@@ -143,6 +145,7 @@ def connect(
         first_family_count: how many addresses of the preferred family are tried before one of the
             other.
         max_buffer_size: the stream's limit, in bytes.
+        half_open: let the stream stay open for writing when the peer has ended its direction.
         progress: is told how far it has come.
     Raises:
         ResolveError: (in the future, as all of these) the host has no address.
@@ -172,6 +175,7 @@ def connect(
         attempt_delay=attempt_delay,
         first_family_count=first_family_count,
         max_buffer_size=max_buffer_size,
+        half_open=half_open,
         progress=_Progress() if progress is None else progress,
     )
     return _Connection(plan)
@@ -286,6 +290,7 @@ class _Plan:
     attempt_delay: float
     first_family_count: int
     max_buffer_size: int | None
+    half_open: bool
     progress: ConnectProgress
 
     def run(self) -> Generator[Any, Any, IOStream]:
@@ -308,6 +313,7 @@ class _Plan:
                 else:
                     stream = yield from self._connect_host()
                 self.progress.connected = self._loop.time()
+                stream.half_open = self.half_open
                 if self.tls:
                     stream = yield from self._secure(stream)
                 return stream
@@ -448,23 +454,47 @@ class _Plan:
 
     def _secure(self, stream: IOStream) -> Generator[Any, Any, IOStream]:
         """Begin TLS on a stream that was just connected."""
-        handshake: Any = None
-        more = {"half_close": True} if self.tls_half_close else {}
-        try:
-            self._enter("tls")
-            handshake = stream.start_tls(False, self._context, self._server_name, **more)
-            secured: IOStream = yield handshake
-        except BaseException as error:
-            # Also where it succeeded in the very turn in which this was cancelled.
-            (stream if handshake is None else handshake.stream).close()
-            if isinstance(error, ssl.SSLError | StreamClosedError):
-                error.add_note(f"in the TLS handshake with {self._place}")
-            raise
-        finally:
-            # The future may hold an error, whose traceback leads to this frame.
-            del handshake
+        self._enter("tls")
+        secured = yield from secure(
+            stream, self._context, self._server_name, self._place, self.tls_half_close
+        )
         self.progress.secured = self._loop.time()
         return secured
+
+
+def secure(
+    stream: IOStream,
+    context: ssl.SSLContext,
+    server_name: str | None,
+    place: str,
+    half_close: bool = False,
+) -> Generator[Any, Any, IOStream]:
+    """Begin TLS as a client; the stream is closed if that fails or is cancelled.
+
+    Arguments:
+        stream: an idle one.
+        context: what is asked of the peer.
+        server_name: the name or address that it must prove.
+        place: who it is, for people.
+        half_close: as for ``connect``.
+    Returns:
+        The stream that takes the place of the other.
+    """
+    handshake: Any = None
+    more = {"half_close": True} if half_close else {}
+    try:
+        handshake = stream.start_tls(False, context, server_name, **more)
+        secured: IOStream = yield handshake
+    except BaseException as error:
+        # Also where it succeeded in the very turn in which this was cancelled.
+        (stream if handshake is None else handshake.stream).close()
+        if isinstance(error, ssl.SSLError | StreamClosedError):
+            error.add_note(f"in the TLS handshake with {place}")
+        raise
+    finally:
+        # The future may hold an error, whose traceback leads to this frame.
+        del handshake
+    return secured
 
 
 def _server_name(host: str | None) -> str | None:

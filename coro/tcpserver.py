@@ -34,7 +34,7 @@ from coro.gen import convert_yielded, coroutine, current_task, timeout
 from coro.loop import IOLoop
 from coro.net import AF_UNSPEC, DEFAULT_BACKLOG, READ, Network, bind_socket
 from coro.process import fork_processes
-from coro.stream import IOStream, SSLIOStream
+from coro.stream import IOStream
 from coro.timers import Timer
 from coro.tls import TLSOptions, context_for
 
@@ -74,6 +74,7 @@ class TCPServer:
         ssl_options: serve TLS: an ``ssl.SSLContext``, or a dict of options (``certfile``, ...).
         max_buffer_size: of each stream, see ``coro.stream.IOStream``.
         read_chunk_size: of each stream.
+        half_open: of each stream: stay open for writing when the client has ended its direction.
         max_connections: stop accepting while there are so many; None: no limit.
         handshake_timeout: seconds that a client has for the TLS handshake.
     Raises:
@@ -87,6 +88,7 @@ class TCPServer:
         max_buffer_size: int | None = None,
         read_chunk_size: int | None = None,
         *,
+        half_open: bool = False,
         max_connections: int | None = None,
         handshake_timeout: Seconds = HANDSHAKE_TIMEOUT,
     ) -> None:
@@ -95,12 +97,14 @@ class TCPServer:
         self.ssl_options = ssl_options
         self.max_buffer_size = max_buffer_size
         self.read_chunk_size = read_chunk_size
+        self.half_open = half_open
         self.max_connections = max_connections
         self.handshake_timeout = handshake_timeout
         # One for all connections: so TLS sessions can be resumed, and mistakes show at once.
         self._context = None if ssl_options is None else context_for(ssl_options, server_side=True)
         self._listeners: list[_Listener] = []
-        self._connections: set[_Connection] = set()
+        # A dict for its order: they are closed in the order in which they came.
+        self._connections: dict[_Connection, None] = {}
         # Sockets of ``bind`` until ``start``, each with the backlog that it has yet to listen with.
         self._bound: list[tuple[socket.socket, int | None]] = []
         # Who waits in ``shutdown`` for the last connection.
@@ -296,10 +300,11 @@ class TCPServer:
         self._accepted += 1
         connection = _Connection(self)
         try:
-            stream = _ServerStream(
+            stream = IOStream(
                 accepted,
                 max_buffer_size=self.max_buffer_size,
                 read_chunk_size=self.read_chunk_size,
+                half_open=self.half_open,
             )
         except BaseException:
             accepted.close()
@@ -307,7 +312,7 @@ class TCPServer:
         # Else a TLS record may wait until the peer has acknowledged the one before.
         stream.set_nodelay(True)
         connection.take(stream)
-        self._connections.add(connection)
+        self._connections[connection] = None
         if self._full():
             for listener in self._listeners:
                 listener.rest()
@@ -334,7 +339,7 @@ class TCPServer:
     def _release(self, connection: _Connection) -> None:
         """A connection has ended."""
         full = self._full()
-        self._connections.discard(connection)
+        self._connections.pop(connection, None)
         if full:
             for listener in self._listeners:
                 listener.watch()
@@ -452,9 +457,9 @@ class _Connection:
         """Return the stream, if it is not closed or forgotten."""
         return None if self._stream is None else self._stream()
 
-    def take(self, stream: _ServerStream) -> None:
+    def take(self, stream: IOStream) -> None:
         """Follow a stream, or the one that it became by TLS."""
-        stream._connection = self
+        stream._owner = self
         self._stream = weakref.ref(stream, self._forgotten)
 
     def _forgotten(self, reference: weakref.ref[IOStream]) -> None:
@@ -513,31 +518,6 @@ class _Connection:
         if self._handler is not None:
             self._handler.cancel()
         self._close()
-
-
-class _ServerStream(IOStream):
-    """A stream that tells its connection when it closes. TLS does not end the connection."""
-
-    _connection: _Connection | None = None
-
-    def _close_socket(self) -> None:
-        super()._close_socket()
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.stream_closed()
-
-    def start_tls(self, *args: Any, **kwargs: Any) -> Future[SSLIOStream]:
-        opening = super().start_tls(*args, **kwargs)
-        connection, self._connection = self._connection, None
-        stream = opening.stream  # type: ignore[attr-defined]
-        if connection is not None and not stream.closed():
-            stream.__class__ = _ServerTLSStream
-            connection.take(stream)
-        return opening
-
-
-class _ServerTLSStream(_ServerStream, SSLIOStream):
-    """The same under TLS."""
 
 
 def _loop() -> IOLoop:

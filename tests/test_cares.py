@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Iterator
@@ -312,6 +314,30 @@ def test_no_thread_serves(loop: IOLoop, resolver: CaresResolver) -> None:
     before = threading.active_count()
     ask(loop, resolver, "host.test")
     assert threading.active_count() == before
+
+
+def test_parent_and_child_of_a_fork_each_ask_for_themselves(server: NameServer) -> None:
+    program = f"""
+import os
+from coro.cares import CaresResolver
+from coro.loop import IOLoop
+
+loop = IOLoop()
+resolver = CaresResolver([{server.address!r}], ttl=0)
+
+def ask(name):
+    return loop.run_sync(lambda: resolver.resolve(name, 80), timeout=10)
+
+assert len(ask("old.test")) == 1
+child = os.fork()
+assert len(ask("host.test")) == 3
+resolver.close()
+loop.close()
+if child:
+    assert os.waitpid(child, 0)[1] == 0
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
+    assert server.asked.count(("host.test", A)) == 2
 
 
 def test_the_channel_dies_when_it_is_closed(loop: IOLoop, server: NameServer) -> None:

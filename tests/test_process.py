@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import signal
@@ -274,6 +275,18 @@ class TestStreams:
     def test_the_names_of_old(self) -> None:
         Subprocess.initialize()
         Subprocess.uninitialize()
+
+
+def test_a_poller_that_is_full_costs_no_descriptor(
+    loop: IOLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def register(_fd: int, _events: int) -> None:
+        raise OSError(errno.ENOSPC, "no more watches")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._poller, "register", register)
+        process = shell("exit 3")
+    assert run(loop, lambda: (yield process.wait_for_exit(raise_error=False))) == 3
 
 
 def test_the_thread_that_waits_is_a_daemon(loop: IOLoop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,7 @@ from coro.task import MAX_CONTINUATIONS
 from coro.tcp import TCPClient, connect
 from tests.conftest import RawServerFactory
 from tests.support.authority import Authority
+from tests.support.hosting import new_loop
 from tests.support.leaks import count_fds
 from tests.support.raw_server import read_exactly, stay_silent
 from tests.support.virtual import closing_loop, step, turns
@@ -43,7 +44,7 @@ from tests.support.virtual import closing_loop, step, turns
 
 @pytest.fixture
 def loop() -> Iterator[IOLoop]:
-    loop = IOLoop()
+    loop = new_loop()
     yield loop
     assert_nothing_left(loop)
     loop.close()

@@ -393,6 +393,31 @@ class TestHandlers:
         assert server.statistics()["connections"] == 0
         server.stop()
 
+    def test_both_ends_may_stay_half_open(self, loop: IOLoop) -> None:
+        @coroutine
+        def handler(stream: IOStream, address: Any) -> Generator[Any, Any, None]:
+            with pytest.raises(StreamClosedError):
+                yield stream.read_until(b"never")
+            yield stream.write(b"answer")
+            stream.send_eof()
+            # What this one still hears, the client said after it had heard all.
+            stream.close()
+
+        server = Plain(handler, half_open=True)
+        server.listen(0, "127.0.0.1")
+
+        @coroutine
+        def main() -> Generator[Any, Any, None]:
+            stream = yield connect("127.0.0.1", port_of(server), half_open=True)
+            assert stream.half_open
+            yield stream.write(b"question")
+            stream.send_eof()
+            assert (yield stream.read_bytes(6)) == b"answer"
+            stream.close()
+
+        loop.run_sync(main)
+        loop.run_sync(server.shutdown)
+
     def test_start_tls_in_the_middle(self, loop: IOLoop, ca: Authority) -> None:
         context = ca.server_context()
 

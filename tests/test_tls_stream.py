@@ -297,7 +297,8 @@ def test_another_name_than_the_certificate_s(
         assert caught.value.verify_message
 
     run(loop, body)
-    assert count_fds() == before - 1
+    # The peer may have noticed already.
+    assert count_fds() < before
     (warning,) = warnings_of(caplog)
     assert warning.startswith("SSL Error")
     assert name in warning

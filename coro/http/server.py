@@ -140,7 +140,7 @@ class HTTPServer(TCPServer):
         on_request_end: Callable[[HTTPServerRequest, int, int], Any] | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(ssl_options, **options)
+        super().__init__(ssl_options, half_open=True, **options)
         self.handler = handler
         self.no_keep_alive = no_keep_alive
         self.xheaders = xheaders
@@ -166,7 +166,6 @@ class HTTPServer(TCPServer):
 
     def handle_stream(self, stream: IOStream, address: Any) -> Any:
         """Serve one connection."""
-        stream.half_open = True
         stream.write_low_water = WRITE_LOW_WATER
         return ServerConnection(self, stream, address).serve()
 
