@@ -21,6 +21,7 @@ __all__ = [
     "CancelledError",
     "ConnectError",
     "ConnectTimeoutError",
+    "DeadlockError",
     "HTTPClosedError",
     "HTTPConnectError",
     "HTTPError",
@@ -32,6 +33,7 @@ __all__ = [
     "IncompleteBodyError",
     "InvalidStateError",
     "PhaseTimeoutError",
+    "ProxyError",
     "QueueTimeoutError",
     "ReadTimeoutError",
     "RequestError",
@@ -57,6 +59,10 @@ class WrongThreadError(RuntimeError):
 
 class WrongLoopError(RuntimeError):
     """Something that belongs to one loop was awaited or yielded on another."""
+
+
+class DeadlockError(RuntimeError):
+    """A simulated program waits for ever; the text says what waits for what."""
 
 
 class BadYieldError(Exception):
@@ -197,7 +203,8 @@ class RequestError(HTTPError):
     """A request that got no response: ``code`` is 599.
 
     Attributes:
-        phase: where it ended: "queue", "dns", "connect", "tls", "send", "wait", "body" or "total".
+        phase: where it ended: "queue", "dns", "connect", "proxy", "tls", "send", "wait", "body" or
+            "total".
         attempts: how many times the request was begun on a connection.
         bytes_sent: bytes of the request handed to the operating system in the last attempt.
         safe_to_retry: the server cannot have acted on the request, or the method is idempotent.
@@ -238,6 +245,24 @@ class HTTPTLSError(RequestError):
     """The TLS handshake failed, or the host's certificate is not trusted."""
 
     phase = "tls"
+
+
+class ProxyError(RequestError):
+    """The proxy failed, or refused: nothing is known of the server behind it.
+
+    Attributes:
+        status: of the proxy's HTTP response, as in 407, or None if there was none.
+        headers: the fields of that response, or None.
+    """
+
+    phase = "proxy"
+
+    def __init__(
+        self, message: str, *, status: int | None = None, headers: Any = None, **kwargs: Any
+    ) -> None:
+        super().__init__(message, **kwargs)
+        self.status = status
+        self.headers = headers
 
 
 class HTTPTimeoutError(RequestError, TimeoutError):

@@ -23,13 +23,9 @@ from coro.cli.files import file_name
 from coro.http.urls import parse
 from tests.conftest import RawServerFactory
 from tests.support.authority import Authority
+from tests.support.command import COMMAND, ENVIRONMENT, LIMIT, ended, run, running
 from tests.support.nginx import BIG_SIZE, SMALL, Nginx
 from tests.support.raw_server import answer, read_request, stay_silent
-
-LIMIT = 30.0
-"""Seconds that a command may take."""
-
-COMMAND = [sys.executable, "-X", "dev", "-W", "error", "-m", "coro"]
 
 TIMINGS = ["queue", "dns", "connect", "tls", "sent", "first_byte", "total"]
 
@@ -43,62 +39,6 @@ def tell():
 atexit.register(tell)
 main()
 """
-
-
-class Ran:
-    """What a command did: status, and what it wrote."""
-
-    def __init__(self, ran: subprocess.CompletedProcess[bytes]) -> None:
-        self.status = ran.returncode
-        self.stdout = ran.stdout
-        self.stderr = ran.stderr.decode()
-
-    def __repr__(self) -> str:
-        return f"<Ran {self.status} {self.stdout[-2000:]!r} {self.stderr[-2000:]!r}>"
-
-    @property
-    def lines(self) -> list[dict[str, Any]]:
-        """The JSON lines."""
-        return [json.loads(line) for line in self.stdout.splitlines()]
-
-    def by_url(self) -> dict[str, dict[str, Any]]:
-        return {line["url"]: line for line in self.lines}
-
-
-def run(*arguments: object, stdin: bytes = b"", command: list[str] = COMMAND) -> Ran:
-    """Run ``coro`` with arguments to its end."""
-    ran = Ran(
-        subprocess.run(
-            [*command, *map(str, arguments)],
-            input=stdin,
-            capture_output=True,
-            check=False,
-            timeout=LIMIT,
-        )
-    )
-    assert "Traceback" not in ran.stderr, ran
-    assert "Warning" not in ran.stderr, ran
-    return ran
-
-
-@contextlib.contextmanager
-def running(*arguments: object, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """Run ``coro`` beside the block; it is killed if the block leaves it running."""
-    options.setdefault("stdin", subprocess.DEVNULL)
-    options.setdefault("stdout", subprocess.PIPE)
-    options.setdefault("stderr", subprocess.PIPE)
-    process: subprocess.Popen[bytes]
-    with subprocess.Popen([*COMMAND, *map(str, arguments)], **options) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def ended(process: subprocess.Popen[bytes]) -> tuple[int, str]:
-    """Return the status and the standard error of a command that is about to end."""
-    _, stderr = process.communicate(timeout=LIMIT)
-    return process.returncode, stderr.decode()
 
 
 class TestJSONLines:
@@ -525,7 +465,7 @@ class TestTerminal:
                 *arguments,
                 stderr=terminal,
                 stdout=terminal if stdout else subprocess.PIPE,
-                env=os.environ | {"TERM": "xterm", "COLUMNS": "100"},
+                env=ENVIRONMENT | {"TERM": "xterm", "COLUMNS": "100"},
             ) as process,
         ):
             os.close(terminal)

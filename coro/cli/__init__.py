@@ -1,6 +1,6 @@
 """The command ``coro``.
 
-From below: ``pipes``, ``files``, ``display``, ``fetching``, ``command``.
+From below: ``pipes``, ``files``, ``display``, ``exchange``, ``fetching``, ``command``.
 """
 
 from __future__ import annotations

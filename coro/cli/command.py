@@ -10,22 +10,27 @@ import resource
 import sys
 from collections.abc import Generator
 from pathlib import Path
+from typing import Literal
 
 import click
 
 import coro
 from coro.cli.display import Display
-from coro.cli.fetching import MAX_REDIRECTS, Fetcher, Options
+from coro.cli.fetching import LONGEST_DELAY, Fetcher, Options
 from coro.cli.pipes import Source
 from coro.gen import Task
 from coro.http import HTTPHeaders
+from coro.http.cookies import CookieJar
 from coro.http.headers import check_name
+from coro.http.proxy import Proxy, parse_proxy
 from coro.tls import client_context
 
 __all__ = ["cli"]
 
 LONGEST_LIMIT = 365 * 86400
 """Seconds; further ahead, no loop sets a timer."""
+
+MAX_REDIRECTS = 10
 
 
 _EPILOG = """\
@@ -38,6 +43,8 @@ Examples:
   coro fetch --input urls.txt | jq -r 'select(.error) | .url'
   coro fetch -X PUT -d @new.json -H 'Content-Type: application/json' URL
   coro fetch --ca our-ca.pem https://intranet.example/
+  coro fetch -o . --continue --retry 5 https://example.org/big.iso
+  coro fetch --proxy socks5h://localhost:9050 -v https://example.org/
 
 \b
 Exit status:
@@ -95,6 +102,14 @@ def _parse_seconds(
     return seconds or None
 
 
+def _parse_delay(_context: click.Context, _parameter: click.Parameter, seconds: float) -> float:
+    if not 0 <= seconds <= LONGEST_DELAY:  # NaN is not
+        raise click.BadParameter(
+            f"{seconds:g} is not a number of seconds from 0 to {LONGEST_DELAY:g}"
+        )
+    return seconds
+
+
 def _parse_method(
     _context: click.Context, _parameter: click.Parameter, method: str | None
 ) -> str | None:
@@ -105,6 +120,38 @@ def _parse_method(
     except ValueError:
         raise click.BadParameter(f"{method!r} is not a method such as GET") from None
     return method.upper()
+
+
+def _parse_proxy(
+    _context: click.Context, _parameter: click.Parameter, url: str | None
+) -> Proxy | Literal[False] | None:
+    """Return the proxy; False for an empty one: none, whatever the environment says."""
+    if not url:
+        return None if url is None else False
+    try:
+        return parse_proxy(url)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def _load_cookies(file: str | None) -> tuple[Path | None, CookieJar | None]:
+    """Return the file's path, and a jar with its cookies."""
+    if file is None:
+        return None, None
+    path, jar = Path(file), CookieJar()
+    try:
+        jar.load(path)
+    except FileNotFoundError:
+        if not path.absolute().parent.is_dir():
+            raise click.BadParameter(
+                f"there is no directory {path.parent}", param_hint="--cookie-jar"
+            ) from None
+    except OSError as error:  # LoadError among them
+        reason = error.strerror or error
+        raise click.BadParameter(
+            f"cannot read {file}: {reason}", param_hint="--cookie-jar"
+        ) from error
+    return path, jar
 
 
 def _parse_ca(_context: click.Context, _parameter: click.Parameter, file: str | None) -> str | None:
@@ -146,8 +193,55 @@ def _parse_ca(_context: click.Context, _parameter: click.Parameter, file: str | 
     help="Send this as the request's body; '@FILE': what FILE contains, '@-': standard input.",
 )  # fmt: skip
 @click.option(
+    "--proxy", metavar="URL", callback=_parse_proxy,
+    help="Fetch by this proxy: http, https (TLS to the proxy), socks4, socks4a, socks5 or socks5h"
+    " ('a', 'h': the proxy looks hosts up), with '://[USER:PASSWORD@]HOST[:PORT]'. By default what"
+    " http_proxy, https_proxy, all_proxy and no_proxy in the environment say; '': none.",
+)  # fmt: skip
+@click.option(
+    "--cookie-jar", "-b", metavar="FILE",
+    help="Send the cookies in FILE, take in those that servers set, and save them all there in the"
+    " end. The format is that of curl and browsers; the file need not exist.",
+)  # fmt: skip
+@click.option(
+    "--compressed/--no-compressed", default=True, show_default=True,
+    help="Ask for compressed bodies, and unpack them. Otherwise they are taken as they come.",
+)  # fmt: skip
+@click.option(
+    "--max-redirs", metavar="N", type=click.IntRange(min=0), default=MAX_REDIRECTS,
+    show_default=True,
+    help="Follow at most N redirects of a URL. 0: a redirect is a result, and a failure.",
+)  # fmt: skip
+@click.option(
+    "--continue", "-C", "resume", is_flag=True,
+    help="With -o DIR: keep what has come of a body that did not become whole, and fetch only the"
+    " rest the next time. If the server has another version by then, or does not do parts, it is"
+    " fetched anew. Implies --no-compressed.",
+)  # fmt: skip
+@click.option(
+    "--retry", "retries", metavar="N", type=click.IntRange(min=0), default=0, show_default=True,
+    help="Try a fetch again, up to N times, if that may help: after a failure of the network or a"
+    " time limit, and a status 408, 429, 500, 502, 503 or 504. A request that changes something,"
+    " such as a POST, is repeated only where the server cannot have acted on it.",
+)  # fmt: skip
+@click.option(
+    "--retry-delay", metavar="SECONDS", type=float, callback=_parse_delay, default=1,
+    show_default=True,
+    help="Wait so long before the first repetition, and twice as long before each further one, or"
+    " as long as the server says by Retry-After; 10 minutes at most.",
+)  # fmt: skip
+@click.option(
+    "--timings", is_flag=True,
+    help="Tell on standard error, too, what time the phases of each fetch took.",
+)  # fmt: skip
+@click.option(
+    "--verbose", "-v", is_flag=True,
+    help="Show the exchange on standard error: connections (*), the heads of requests (>) and of"
+    " responses (<). Passwords and cookies are not shown.",
+)  # fmt: skip
+@click.option(
     "--timeout", metavar="SECONDS", type=float, callback=_parse_seconds, default=0,
-    help="Limit for a whole fetch.  [default: none]",
+    help="Limit for a whole fetch; for each try of it, with --retry.  [default: none]",
 )  # fmt: skip
 @click.option(
     "--connect-timeout", metavar="SECONDS", type=float, callback=_parse_seconds, default=20,
@@ -161,11 +255,12 @@ def _parse_ca(_context: click.Context, _parameter: click.Parameter, file: str | 
 )  # fmt: skip
 @click.option(
     "--ca", metavar="FILE", callback=_parse_ca,
-    help="Trust the certificate authorities in FILE (PEM) instead of the system's.",
+    help="Trust the certificate authorities in FILE (PEM) instead of the system's, for servers and"
+    " for a proxy.",
 )  # fmt: skip
 @click.option(
     "--insecure", is_flag=True,
-    help="Do not check certificates: whoever answers may read and change everything.",
+    help="Do not check servers' certificates: whoever answers may read and change everything.",
 )  # fmt: skip
 def fetch(
     urls: tuple[str, ...],
@@ -175,6 +270,15 @@ def fetch(
     method: str | None,
     headers: HTTPHeaders,
     data: str | None,
+    proxy: Proxy | Literal[False] | None,
+    cookie_jar: str | None,
+    compressed: bool,
+    max_redirs: int,
+    resume: bool,
+    retries: int,
+    retry_delay: float,
+    timings: bool,
+    verbose: bool,
     timeout: float | None,
     connect_timeout: float | None,
     inactivity_timeout: float | None,
@@ -201,6 +305,9 @@ def fetch(
         raise click.UsageError("Standard input is closed.")
     if sys.stdout is None:
         raise click.UsageError("Standard output is closed.")
+    if resume and output in (None, "-"):
+        raise click.UsageError("--continue needs a directory: -o DIR.")
+    cookie_file, jar = _load_cookies(cookie_jar)
     _allow_descriptors(concurrency)
     options = Options(
         method=method or ("GET" if data is None else "POST"),
@@ -209,13 +316,25 @@ def fetch(
         concurrency=1 if output == "-" else concurrency,
         directory=_directory(output) if output not in (None, "-") else None,
         bodies_to_stdout=output == "-",
+        resume=resume,
+        retries=retries,
+        retry_delay=retry_delay,
+        show_timings=timings,
+        show_exchange=verbose,
+        cookie_file=cookie_file,
+        cookie_jar=jar,
         defaults={
             "request_timeout": timeout,
             "connect_timeout": connect_timeout,
             "inactivity_timeout": inactivity_timeout,
-            "max_redirects": MAX_REDIRECTS,
+            "max_redirects": max_redirs,
+            "decompress_response": compressed and not resume,
+            "proxy": proxy,
+            "trust_env": True,
+            "cookie_jar": jar,
             "allow_nonstandard_methods": True,
             "ca_certs": ca,
+            "proxy_ssl_options": None if ca is None else client_context(ca_certs=ca),
             "validate_cert": not insecure,
         },
     )

@@ -24,6 +24,8 @@ class Tally:
     size: int = 0
     # Bytes that the present response announced, if there is only one; 0: unknown once unpacked.
     expected: int | None = None
+    # Bytes of it that were there before.
+    before: int = 0
 
 
 class Display:
@@ -97,17 +99,19 @@ class BarDisplay(Display):
         elapsed = IOLoop.current().time() - self._started
         rate = tally.size / elapsed if elapsed > 0 else 0.0
         by_bytes = total == 1 and not tally.done and bool(tally.expected)
+        expected = tally.before + (tally.expected or 0)
+        size = tally.size + (tally.before if by_bytes else 0)
         parts = [
             f"{tally.done}/{'?' if total is None else total}",
             f"{tally.failed} failed" if tally.failed else "",
-            self._decimal(tally.size),
-            f"of {self._decimal(tally.expected or 0)}" if by_bytes else "",
+            self._decimal(size),
+            f"of {self._decimal(expected)}" if by_bytes else "",
             f"{self._decimal(int(rate))}/s",
         ]
         self._bar.update(
             self._task,
-            completed=tally.size if by_bytes else tally.done,
-            total=tally.expected if by_bytes else total,
+            completed=size if by_bytes else tally.done,
+            total=expected if by_bytes else total,
             description=" ".join(filter(None, parts)),
             refresh=True,
         )

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import hashlib
 import itertools
+import json
 import os
 import re
 from collections.abc import Generator
+from email.utils import parsedate_to_datetime
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from coro.http import HTTPHeaders
 from coro.http.urls import Target
 
-__all__ = ["Download", "SaveError", "file_name"]
+__all__ = ["BusyError", "Download", "ResumableDownload", "SaveError", "file_name"]
 
 
 def file_name(target: Target) -> str:
@@ -53,6 +57,15 @@ class Download:
         self.path = directory / name
         self._temporary = directory / f".coro-{os.getpid()}-{next(self._numbers)}.part"
         self._file: BinaryIO | None = None
+        # Bytes that were there before.
+        self.already = 0
+
+    def fields(self) -> dict[str, str]:
+        """Return the fields that the request needs."""
+        return {}
+
+    def begin(self, code: int, headers: HTTPHeaders) -> None:
+        """Look at the head of a response that was found, before its body comes."""
 
     def write(self, piece: bytes) -> None:
         """Write a piece of the body.
@@ -66,8 +79,10 @@ class Download:
     def finish(self) -> None:
         """The body is whole: give the file its name, in place of an older one."""
         with self._naming_errors():
-            self._open().close()
+            file = self._open()
+            file.flush()
             self._temporary.replace(self.path)
+            file.close()
             self._file = None
 
     def discard(self) -> None:
@@ -89,6 +104,124 @@ class Download:
             yield
         except OSError as error:
             raise SaveError(f"cannot write {self.path}: {error.strerror}") from error
+
+
+class ResumableDownload(Download):
+    """A body on its way into a file, of which what has come is kept when the rest does not come.
+
+    It lies beside the file, under a name with a dot in front, and a note with it: which URL it is
+    of, and by what the server told this version of it from others (RFC 9110 section 13.1.5). So
+    the next download can ask for the rest, of this version only.
+
+    Arguments:
+        directory: where the file is to be.
+        name: its name.
+        url: where the body comes from.
+    Raises:
+        BusyError: another download of this body is under way.
+        SaveError: the system refuses.
+    """
+
+    def __init__(self, directory: Path, name: str, url: str) -> None:
+        super().__init__(directory, name)
+        self._temporary = directory / f".{name}.part"
+        self._note = directory / f".{name}.part.json"
+        self._url = url
+        self._validator: str | None = None
+        with self._naming_errors():
+            self._file = self._temporary.open("ab")
+            if not self._has_lock(self._file):
+                self._file.close()
+                self._file = None
+                raise BusyError
+            self.already = self._file.tell()
+        self._read_note()
+
+    def _has_lock(self, file: BinaryIO) -> bool:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Who held it may have given the file its name just now.
+            return self._temporary.stat().st_ino == os.fstat(file.fileno()).st_ino
+        except (BlockingIOError, FileNotFoundError):
+            return False
+
+    def _read_note(self) -> None:
+        """Find out what it is that lies there; forget it if that cannot be known."""
+        try:
+            note = json.loads(self._note.read_text())
+            if note["url"] == self._url and isinstance(note["validator"], str):
+                self._validator = note["validator"]
+        except (OSError, ValueError, LookupError, TypeError):
+            pass
+        if self._validator is None or not self.already:
+            self.restart()
+
+    def restart(self) -> None:
+        """Forget what has come so far."""
+        self._validator = None
+        self.already = 0
+        with self._naming_errors():
+            self._open().truncate(0)
+
+    def fields(self) -> dict[str, str]:
+        """Return the fields that ask for the rest."""
+        if self._validator is None:
+            return {}
+        return {"Range": f"bytes={self.already}-", "If-Range": self._validator}
+
+    def begin(self, code: int, headers: HTTPHeaders) -> None:
+        """Look at the head of a response that was found: is it the rest, or all of it?"""
+        if code == 206 and self._validator is not None:
+            span = headers.get("Content-Range", "")
+            if not re.match(rf"(?i)bytes {self.already}-", span):
+                raise SaveError(f"the server sent another part ({span[:100]!r}) than the rest")
+            return
+        self.restart()
+        self._validator = _strong_validator(headers)
+        if self._validator is not None:
+            with self._naming_errors():
+                self._note.write_text(json.dumps({"url": self._url, "validator": self._validator}))
+
+    def is_whole(self, headers: HTTPHeaders) -> bool:
+        """Whether a 416 means that there is no rest (RFC 9110 section 15.5.17)."""
+        return (
+            self._validator is not None
+            and headers.get("Content-Range", "").lower() == f"bytes */{self.already}"
+        )
+
+    def finish(self) -> None:
+        """The body is whole: give the file its name, in place of an older one."""
+        super().finish()
+        self._note.unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """Keep what may be continued, and nothing else."""
+        if self._file is not None and self._validator is not None:
+            with contextlib.suppress(OSError):
+                self._file.close()
+                self._file = None
+                return
+        if self._file is not None:
+            self._note.unlink(missing_ok=True)
+        super().discard()
+
+
+def _strong_validator(headers: HTTPHeaders) -> str | None:
+    """Return what may stand in ``If-Range``: what is never the same for two versions."""
+    tag = headers.get("ETag", "")
+    if re.fullmatch(r'"[\x21\x23-\x7e\x80-\xff]*"', tag):
+        return tag
+    try:
+        modified = parsedate_to_datetime(headers["Last-Modified"])
+        sent = parsedate_to_datetime(headers["Date"])
+        # A file that changed in the second in which it was sent may change in it again.
+        return headers["Last-Modified"] if (sent - modified).total_seconds() >= 1 else None
+    except (LookupError, ValueError, TypeError):
+        return None
+
+
+class BusyError(Exception):
+    """The same body is being downloaded already."""
 
 
 class SaveError(Exception):

@@ -45,9 +45,11 @@ from coro.errors import (
     format_address,
 )
 from coro.gen import Task, Timeout, coroutine, current_task
+from coro.http.auth import DigestMemory
 from coro.http.codec import MAX_HEADER_BYTES, ResponseDecoder, ResponseHead
 from coro.http.compression import decoder_for
 from coro.http.connection import HTTPConnection, Progress, Sink
+from coro.http.hop import Hop, hop_for
 from coro.http.messages import HTTPRequest, HTTPResponse
 from coro.http.outgoing import (
     AUTH_OPTIONS,
@@ -58,10 +60,13 @@ from coro.http.outgoing import (
     tls_context,
 )
 from coro.http.pool import ConnectionPool
+from coro.http.proxy import Proxy
 from coro.http.receiver import Receiver
+from coro.http.tunnel import Passage
 from coro.http.urls import Target, join, parse
 from coro.loop import IOLoop
 from coro.resolver import Resolver
+from coro.stream import IOStream
 from coro.tcp import connect, timeout_message
 from coro.tls import explain
 
@@ -82,6 +87,9 @@ _DEFAULTS: dict[str, Any] = {
     "validate_cert": True,
     "user_agent": USER_AGENT,
 }
+
+# Whoever has as many options as that has none that a hop is needed for.
+_PLAIN_OPTIONS = len(_DEFAULTS)
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
@@ -138,10 +146,9 @@ class AsyncHTTPClient:
         self.max_body_size = max_body_size
         self.max_header_size = max_header_size
         self.defaults: dict[str, Any] = {**_DEFAULTS, **(defaults or {})}
-        if self.defaults.get("proxy_host") is not None:
-            raise NotImplementedError("proxies are not supported yet: proxy_host cannot be used")
         self._resolver = resolver
         self._pool = ConnectionPool(loop, max_clients)
+        self._digests = DigestMemory()
         self._opened = 0
         self._closed = False
         loop._call_on_close(self, self.close)
@@ -160,6 +167,13 @@ class AsyncHTTPClient:
 
     def __repr__(self) -> str:
         return f"<AsyncHTTPClient {'closed ' if self._closed else ''}{self._pool!r}>"
+
+    def _check_loop(self) -> None:
+        here = IOLoop.current()
+        if here is not self.io_loop:
+            raise WrongLoopError(
+                f"a client of {self.io_loop!r} was used on {here!r}: make one there"
+            )
 
     def statistics(self) -> dict[str, int]:
         """Count requests under way and waiting, idle connections, and connections opened so far."""
@@ -197,6 +211,8 @@ class AsyncHTTPClient:
             RuntimeError: the client is closed.
         """
         if self._closed:
+            # Closed with its loop, most likely, if it is used on another one.
+            self._check_loop()
             raise RuntimeError("fetch() called on closed AsyncHTTPClient")
         fresh = not isinstance(request, HTTPRequest)
         if not isinstance(request, HTTPRequest):
@@ -237,6 +253,7 @@ class _Fetch:
         "client",
         "deadline",
         "details",
+        "hop",
         "limit",
         "location",
         "max_body",
@@ -266,6 +283,7 @@ class _Fetch:
         # its body, if not simply the decoder.
         self.may_redirect = False
         self.location: str | None = None
+        self.hop: Hop | None = None
         self.receiver: Receiver | None = None
 
     # What errors tell of the exchange that failed; set when it does.
@@ -282,8 +300,16 @@ class _Fetch:
                 while True:
                     self.may_redirect = redirects > 0
                     response = yield from self._attempt(request, target, url)
+                    hop = self.hop
+                    if hop is not None:
+                        hop.check({"attempts": self.progress.attempts, "safe_to_retry": True})
+                        if hop.again:
+                            hop.again = False
+                            self.progress.begin_again(self.client.io_loop.time())
+                            continue
                     if self.location is None:
                         return response
+                    self.hop = None
                     redirects -= 1
                     origin = target.origin
                     url, target = self._redirect(url, self.location)
@@ -322,8 +348,13 @@ class _Fetch:
         client = self.client
         pool = client._pool
         progress = self.progress
-        out = encode(request, target, self.options)
-        key = connection_key(target, self.options)
+        hop = self.hop
+        if hop is None and (len(self.options) > _PLAIN_OPTIONS or target.username):
+            hop = self.hop = hop_for(
+                target, self.options, client._digests, request.body_producer is None
+            )
+        out = encode(request, target, self.options, hop)
+        key = connection_key(target, self.options, hop)
         if not pool.try_acquire():
             self._limit_to_connect()
             yield from pool.acquire()
@@ -339,6 +370,8 @@ class _Fetch:
                 if self.limit.when() is not None:
                     self.limit.reschedule(None)
                 connection.bound(self.limit, self.deadline)
+                if hop is not None:
+                    hop.send(connection.stream, kept, out.head)
                 try:
                     decoder = yield from connection.exchange(
                         out,
@@ -409,6 +442,8 @@ class _Fetch:
     def _begin_body(self, head: ResponseHead) -> Sink | None:
         """Look at the head; return what takes the body, or None to let the decoder collect it."""
         request = self.request
+        if self.hop is not None and self.hop.take_head(head):
+            return _discard
         if head.status in _REDIRECTS and self.may_redirect:
             self.location = head.headers.get("Location")
             if self.location is not None:
@@ -445,10 +480,7 @@ class _Fetch:
     def _open(self, target: Target, key: Hashable) -> Generator[Any, Any, HTTPConnection]:
         """Open a connection to the request's server."""
         client = self.client
-        if IOLoop.current() is not client.io_loop:
-            raise WrongLoopError(
-                f"a client of {client.io_loop!r} was used on {IOLoop.current()!r}: make one there"
-            )
+        client._check_loop()
         self._limit_to_connect()
         client._pool.make_room()
         options = self.options
@@ -456,6 +488,10 @@ class _Fetch:
         context = tls_context(options) if target.scheme == "https" else None
         place = format_address((target.host, target.port))
         details: dict[str, Any] = {"attempts": progress.attempts, "safe_to_retry": True}
+        if self.hop is not None and self.hop.proxy is not None:
+            stream = yield from self._pass(self.hop, self.hop.proxy, target, context, details)
+            client._opened += 1
+            return HTTPConnection(stream, key, client.max_header_size)
         try:
             stream = yield connect(
                 target.host,
@@ -477,11 +513,39 @@ class _Fetch:
         client._opened += 1
         return HTTPConnection(stream, key, client.max_header_size)
 
+    def _pass(
+        self,
+        hop: Hop,
+        proxy: Proxy,
+        target: Target,
+        context: ssl.SSLContext | None,
+        details: dict[str, Any],
+    ) -> Generator[Any, Any, IOStream]:
+        """Open a connection through a proxy."""
+        options = self.options
+        passage = Passage(
+            proxy,
+            target,
+            proxy_context=hop.proxy_context(),
+            context=context,
+            progress=self.progress,
+            memory=self.client._digests,
+            max_header_bytes=self.client.max_header_size,
+            user_agent=options["user_agent"],
+            authorization=hop.connect_authorization,
+            trace=hop.trace,
+            details=details,
+            resolver=self.client._resolver,
+            options={"source_ip": options.get("network_interface")},
+        )
+        stream: IOStream = yield from passage.open()
+        return stream
+
     def _timed_out(self, target: Target) -> HTTPTimeoutError:
         """Say which limit it was, by the phase in which it came."""
         phase = self.progress.phase
         place = format_address((target.host, target.port))
-        if phase in ("queue", "dns", "connect", "tls"):
+        if phase in ("queue", "dns", "connect", "proxy", "tls"):
             details: dict[str, Any] = {
                 "phase": phase,
                 "attempts": self.progress.attempts,
@@ -489,6 +553,9 @@ class _Fetch:
             }
             if phase == "queue":
                 return QueueTimeoutError("Timeout in request queue", **details)
+            if phase == "proxy" and self.hop is not None:
+                reason = f"Timeout while connecting to {place} by the proxy {self.hop.proxy}"
+                return ConnectTimeoutError(reason, **details)
             return ConnectTimeoutError(timeout_message(phase, target.host, target.port), **details)
         details = self.details
         idle = self.options["inactivity_timeout"]

@@ -24,6 +24,7 @@ from typing import TypeAlias
 from coro.errors import HTTPInputError
 
 __all__ = [
+    "SECRET_FIELDS",
     "HTTPHeaders",
     "HeaderSource",
     "InvalidHeaderError",
@@ -41,7 +42,7 @@ _VALUE = re.compile(rf"{_TEXT}*")
 _FIELD_BLOCK = re.compile(rf"(?:{_TCHAR}++:{_TEXT}*+\r\n)*+".encode("latin-1"))
 
 _WHITESPACE = " \t"  # OWS, RFC 9110 section 5.6.3: str.strip() alone would take far more.
-_SECRET = frozenset({"Authorization", "Proxy-Authorization", "Cookie", "Set-Cookie"})
+SECRET_FIELDS = frozenset({"Authorization", "Proxy-Authorization", "Cookie", "Set-Cookie"})
 
 
 class InvalidHeaderError(HTTPInputError, ValueError):
@@ -308,7 +309,9 @@ class HTTPHeaders(MutableMapping[str, str]):
         return "".join([f"{name}: {value}\n" for name, value in self.get_all()])
 
     def __repr__(self) -> str:
-        pairs = [(name, "***" if name in _SECRET else value) for name, value in self.get_all()]
+        pairs = [
+            (name, "***" if name in SECRET_FIELDS else value) for name, value in self.get_all()
+        ]
         return f"HTTPHeaders({pairs!r})"
 
 

@@ -21,16 +21,21 @@ from datetime import datetime
 from difflib import get_close_matches
 from http.client import responses
 from io import BytesIO
+from os import PathLike
 from ssl import SSLContext
-from typing import Any, Protocol, TypedDict
+from typing import Any, Literal, Protocol, TypedDict
 from weakref import ref
 
 from typing_extensions import Unpack
 
 from coro.errors import HTTPError
+from coro.http.auth import Auth
 from coro.http.headers import HeaderSource, HTTPHeaders, format_timestamp
+from coro.http.proxy import Proxy
+from coro.http.urls import Target
+from coro.stream import IOStream
 
-__all__ = ["HTTPRequest", "HTTPResponse", "RequestOptions"]
+__all__ = ["HTTPRequest", "HTTPResponse", "RequestOptions", "Trace"]
 
 
 class RequestOptions(TypedDict, total=False):
@@ -49,6 +54,13 @@ class RequestOptions(TypedDict, total=False):
     network_interface: str | None
     streaming_callback: Callable[[bytes], Any] | None
     header_callback: Callable[[str], Any] | None
+    auth: Auth | tuple[str, str] | None
+    netrc: str | PathLike[str] | bool | None
+    cookie_jar: CookieStore | None
+    proxy: str | Proxy | Literal[False] | None
+    proxy_ssl_options: dict[str, Any] | SSLContext | None
+    trust_env: bool | None
+    trace: Trace | None
     proxy_host: str | None
     proxy_port: int | None
     proxy_username: str | None
@@ -69,6 +81,32 @@ _NAMES = frozenset(RequestOptions.__annotations__)
 # Attributes of a request that was given no options.
 _PLAIN_ATTRIBUTES = 5
 _NONE_IS_A_VALUE = frozenset({"connect_timeout", "request_timeout", "inactivity_timeout"})
+
+
+class CookieStore(Protocol):
+    """What keeps cookies."""
+
+    def take(self, url: Target, lines: list[str]) -> None:
+        """Take in what a response from a URL set: the values of its ``Set-Cookie`` fields."""
+
+    def header(self, url: Target) -> str | None:
+        """Return the value of a request's ``Cookie`` field, or None."""
+
+
+class Trace(Protocol):
+    """Is told how a fetch goes."""
+
+    def connected(self, stream: IOStream, reused: bool) -> None:
+        """A request is about to go over this connection, the first one or a further one.
+
+        Also for the connection to a proxy through which a tunnel is to be made.
+        """
+
+    def sent(self, head: bytes) -> None:
+        """These are the bytes of its head, and perhaps of its body."""
+
+    def received(self, head: bytes) -> None:
+        """This is the head of a final response, also where the caller does not see it."""
 
 
 class ReceivedHead(Protocol):
@@ -97,7 +135,8 @@ class HTTPRequest:
         method: "GET", "POST", ...
         headers: an ``HTTPHeaders``, a mapping, or pairs.
         body: bytes, or text that is sent as UTF-8.
-        auth_username, auth_password, auth_mode: credentials for the server; the mode is "basic".
+        auth_username, auth_password, auth_mode: credentials for the server; the mode is "basic" or
+            "digest".
         connect_timeout: seconds for resolving, connecting and the TLS handshake. None: no limit.
         request_timeout: seconds for the whole request. None: no limit.
         inactivity_timeout: seconds without a byte received (nor, of a body that is on its way,
@@ -109,7 +148,18 @@ class HTTPRequest:
         network_interface: interface, or local address, to send from.
         streaming_callback: called with each piece of the body; ``response.body`` stays empty.
         header_callback: called with each header line, the status line and the empty line included.
-        proxy_host, proxy_port, proxy_username, proxy_password, proxy_auth_mode: the proxy to use.
+        auth: credentials for the server: ``Basic``, ``Digest`` or ``Bearer`` of ``coro.http.auth``,
+            or a pair of username and password, which is "basic".
+        netrc: take them from this file, or, if True, from ``~/.netrc``.
+        cookie_jar: a ``coro.http.cookies.CookieJar``, whose cookies are sent, and which takes in
+            those that servers set.
+        proxy: the proxy's URL, ``http://user:password@host:port``, with the scheme "http", "https",
+            "socks4", "socks4a", "socks5" or "socks5h", or a ``coro.http.proxy.Proxy``; False: none.
+        proxy_ssl_options: ``SSLContext`` or keywords for one, for TLS with an "https" proxy.
+        trust_env: use the proxy that the environment names, if no other is given.
+        trace: its methods ``connected(stream, reused)``, ``sent(head)`` and ``received(head)`` are
+            called on the way, for each request of the fetch.
+        proxy_host, proxy_port, proxy_username, proxy_password, proxy_auth_mode: a proxy's parts.
         allow_nonstandard_methods: allow any method, and a body with any method.
         validate_cert: check the certificate of an HTTPS server.
         ca_certs: file of CA certificates in PEM format.
@@ -137,6 +187,13 @@ class HTTPRequest:
     network_interface: str | None = None
     streaming_callback: Callable[[bytes], Any] | None = None
     header_callback: Callable[[str], Any] | None = None
+    auth: Auth | tuple[str, str] | None = None
+    netrc: str | PathLike[str] | bool | None = None
+    cookie_jar: CookieStore | None = None
+    proxy: str | Proxy | Literal[False] | None = None
+    proxy_ssl_options: dict[str, Any] | SSLContext | None = None
+    trust_env: bool | None = None
+    trace: Trace | None = None
     proxy_host: str | None = None
     proxy_port: int | None = None
     proxy_username: str | None = None

@@ -3,7 +3,6 @@ and the options that decide which connection may carry them."""
 
 from __future__ import annotations
 
-import base64
 import copy
 import re
 import ssl
@@ -13,6 +12,7 @@ from typing import Any
 
 from coro.http.codec import encode_request, request_block
 from coro.http.compression import supported_codings
+from coro.http.hop import Hop, identity
 from coro.http.messages import HTTPRequest
 from coro.http.urls import Target
 from coro.tls import client_context, context_for
@@ -27,7 +27,7 @@ IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
 
 # What describes a body goes when a redirect turns the request into a GET (RFC 9110 section 15.4).
 _BODY_FIELDS = ("Content-Length", "Content-Type", "Content-Encoding", "Transfer-Encoding")
-AUTH_OPTIONS = ("auth_username", "auth_password", "auth_mode")
+AUTH_OPTIONS = ("auth", "auth_username", "auth_password", "auth_mode", "netrc")
 _CREDENTIAL_FIELDS = ("Authorization", "Cookie", "Proxy-Authorization")
 
 _ACCEPT_ENCODING = ", ".join(supported_codings())
@@ -66,25 +66,19 @@ class Outgoing:
         return self.producer is None and self.method in IDEMPOTENT
 
 
-def encode(request: HTTPRequest, target: Target, options: Mapping[str, Any]) -> Outgoing:
+def encode(
+    request: HTTPRequest, target: Target, options: Mapping[str, Any], hop: Hop | None = None
+) -> Outgoing:
     """Check a request and encode it.
 
     Raises:
         ValueError: the method and the body do not go together, or something may not be written out.
         KeyError: the method is unknown.
-        NotImplementedError: it is to go through a proxy.
     """
     method = request.method
     coding = _ACCEPT_ENCODING if options["decompress_response"] else None
-    if (
-        request.plain
-        and not target.username
-        and method in METHODS_WITHOUT_BODY
-        and "auth_username" not in options
-    ):
+    if hop is None and request.plain and method in METHODS_WITHOUT_BODY:
         return _encode_plain(method, target.path, target.authority, options["user_agent"], coding)
-    if options.get("proxy_host") is not None:
-        raise NotImplementedError("proxies are not supported yet: proxy_host cannot be used")
     body = request.body
     producer = request.body_producer
     if body is not None and producer is not None:
@@ -98,7 +92,7 @@ def encode(request: HTTPRequest, target: Target, options: Mapping[str, Any]) -> 
                 f"Body must {'not ' if expected else ''}be None for method {method} "
                 "(unless allow_nonstandard_methods is true)"
             )
-    return _encode_with_fields(request, target, options, coding)
+    return _encode_with_fields(request, target, options, coding, hop)
 
 
 @lru_cache(4096)
@@ -112,7 +106,11 @@ def _encode_plain(
 
 
 def _encode_with_fields(
-    request: HTTPRequest, target: Target, options: Mapping[str, Any], coding: str | None
+    request: HTTPRequest,
+    target: Target,
+    options: Mapping[str, Any],
+    coding: str | None,
+    hop: Hop | None,
 ) -> Outgoing:
     method = request.method
     fields = request.headers.copy()
@@ -122,9 +120,8 @@ def _encode_with_fields(
         None if "User-Agent" in fields else options["user_agent"],
         None if "Accept-Encoding" in fields else coding,
     )
-    credentials = _credentials(request, target, options)
-    if credentials is not None:
-        fields["Authorization"] = credentials
+    if hop is not None:
+        hop.add_fields(method, fields)
     body = request.body
     length = fields.pop("Content-Length", None)
     if length is not None and not re.fullmatch("[0-9]{1,19}", length):
@@ -140,7 +137,7 @@ def _encode_with_fields(
     chunked = request.body_producer is not None and content_length is None
     head = encode_request(
         method,
-        target.path,
+        target.path if hop is None else hop.request_target(),
         block,
         list(fields.get_all()),
         content_length=content_length,
@@ -154,19 +151,6 @@ def _encode_with_fields(
         close=re.search(r"(?i)(?<![^\s,])close(?![^\s,])", fields.get("Connection", ""))
         is not None,
     )
-
-
-def _credentials(request: HTTPRequest, target: Target, options: Mapping[str, Any]) -> str | None:
-    """Return the value of ``Authorization`` (RFC 7617), or None: from the URL or the request."""
-    mode = options.get("auth_mode")
-    if mode not in (None, "basic"):
-        raise ValueError(f"unsupported auth_mode {mode}")
-    name, password = options.get("auth_username"), options.get("auth_password")
-    if target.username:
-        name, password = target.username, target.password
-    if name is None:
-        return None
-    return "Basic " + base64.b64encode(f"{name}:{password or ''}".encode()).decode("ascii")
 
 
 def redirected(request: HTTPRequest, code: int, url: str, same_origin: bool) -> HTTPRequest:
@@ -195,20 +179,15 @@ def redirected(request: HTTPRequest, code: int, url: str, same_origin: bool) -> 
 _TLS_OPTIONS = ("ssl_options", "validate_cert", "ca_certs", "client_key", "client_cert")
 
 
-def connection_key(target: Target, options: Mapping[str, Any]) -> Hashable:
+def connection_key(target: Target, options: Mapping[str, Any], hop: Hop | None = None) -> Hashable:
     """What must be equal for a connection to serve another request."""
+    if hop is not None and hop.proxy is not None:
+        return (connection_key(target, options), hop.key())
     source = options.get("network_interface")
     if target.scheme == "http":
         return target.origin if source is None else (target.origin, source)
-    tls = tuple(_identity(options.get(name)) for name in _TLS_OPTIONS)
+    tls = tuple(identity(options.get(name)) for name in _TLS_OPTIONS)
     return (target.origin, source, tls)
-
-
-def _identity(option: Any) -> Hashable:
-    """A value itself if it can be compared by value, else the object (which is then kept alive)."""
-    if isinstance(option, Mapping):
-        return frozenset((name, _identity(value)) for name, value in option.items())
-    return tuple(option) if isinstance(option, list) else option
 
 
 def tls_context(options: Mapping[str, Any]) -> ssl.SSLContext:

@@ -25,6 +25,7 @@ class Peer:
 
     Attributes:
         number: 1 for the server's first connection, 2 for the second, ...
+        stream: a script that begins TLS puts the new stream here.
     """
 
     def __init__(self, stream: IOStream, number: int) -> None:
@@ -74,7 +75,7 @@ class LoopServer:
         self.answers: list[Any] = []
         self._loop = loop
         self._script = script
-        self._plays: dict[IOStream, Task[None]] = {}
+        self._plays: dict[Peer, Task[None]] = {}
         self._errors: list[BaseException] = []
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         self._listener.setblocking(False)
@@ -94,8 +95,8 @@ class LoopServer:
         if self._listener.fileno() >= 0:
             self._loop.remove_handler(self._listener)
             self._listener.close()
-        for stream in list(self._plays):
-            stream.close()
+        for peer in list(self._plays):
+            peer.stream.close()
         self._plays.clear()
         if self._errors:
             raise self._errors[0]
@@ -109,21 +110,22 @@ class LoopServer:
         stream = IOStream(accepted)
         # Else a small piece waits for the acknowledgement of the one before it, in real time.
         stream.set_nodelay(True)
-        play = self._play(stream, self.connections)
+        peer = Peer(stream, self.connections)
+        play = self._play(peer)
         if not play.done():
-            self._plays[stream] = play
+            self._plays[peer] = play
 
     @coroutine
-    def _play(self, stream: IOStream, number: int) -> Generator[Any, Any, None]:
+    def _play(self, peer: Peer) -> Generator[Any, Any, None]:
         try:
-            yield from self._script(Peer(stream, number))
+            yield from self._script(peer)
         except (StreamClosedError, ssl.SSLError):
             pass  # the client has left
         except Exception as error:
             self._errors.append(error)
         finally:
-            stream.close()
-            self._plays.pop(stream, None)
+            peer.stream.close()
+            self._plays.pop(peer, None)
 
 
 def response(body: bytes = b"hello", *fields: str, status: str = "200 OK") -> bytes:

@@ -22,6 +22,7 @@ from coro.loop import IOLoop
 from coro.stream import IOStream
 from tests.conftest import RawServerFactory
 from tests.http.serving import chunked, response
+from tests.support.hosting import new_loop
 from tests.support.raw_server import answer
 from tests.support.virtual import turns
 
@@ -244,7 +245,7 @@ def test_other_names_and_addresses_of_one_server(
     raw_server: RawServerFactory,
 ) -> None:
     server = raw_server(answer(response(), response()))
-    loop = IOLoop()
+    loop = new_loop()
     client = AsyncHTTPClient(force_instance=True)
     urls = [f"http://{host}:{server.port}/" for host in ("127.0.0.1", "localhost", "LOCALHOST")]
     for url in urls:
@@ -291,7 +292,7 @@ def test_a_server_that_closes_after_each_reply(loop: IOLoop, serve: Any) -> None
 def test_a_server_in_threads_that_closes_after_each_reply(raw_server: RawServerFactory) -> None:
     """As it is between two machines: the end may be under way when the request is sent."""
     server = raw_server(answer(response()))
-    loop = IOLoop()
+    loop = new_loop()
     client = AsyncHTTPClient(force_instance=True)
 
     @coroutine

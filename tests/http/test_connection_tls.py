@@ -20,13 +20,14 @@ from coro.loop import IOLoop
 from tests.conftest import RawServerFactory
 from tests.http.serving import fields_of, response
 from tests.support.authority import Authority
+from tests.support.hosting import new_loop
 from tests.support.raw_server import read_request, stay_silent
 
 
 @pytest.fixture
 def real_loop() -> Any:
     """A loop in real time, for servers in threads."""
-    loop = IOLoop()
+    loop = new_loop()
     yield loop
     loop.close()
     IOLoop.clear_current()

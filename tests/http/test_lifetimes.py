@@ -31,6 +31,7 @@ from coro.tls import client_context
 from tests.conftest import RawServerFactory
 from tests.http.serving import LoopServer, chunked, redirect, response
 from tests.support.authority import Authority
+from tests.support.hosting import new_loop
 from tests.support.leaks import count_fds
 from tests.support.raw_server import read_request
 from tests.support.virtual import turns
@@ -327,7 +328,7 @@ def test_certificates(raw_server: RawServerFactory, ca: Authority, trusted: bool
         conn.sendall(response())
 
     server = raw_server(script, tls=ca.server_context())
-    loop = IOLoop()
+    loop = new_loop()
     trust = str(ca.pem) if trusted else None
     client_context(ca_certs=trust)
     _check(loop, lambda client: client.fetch(server.url(), ca_certs=trust, raise_error=False))

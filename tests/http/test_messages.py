@@ -9,7 +9,9 @@ from io import BytesIO
 
 import pytest
 
+from coro.cli.exchange import Exchange
 from coro.errors import HTTPError, HTTPInputError, RequestError
+from coro.http.cookies import CookieJar
 from coro.http.headers import HTTPHeaders
 from coro.http.messages import HTTPRequest, HTTPResponse, RequestOptions
 
@@ -43,6 +45,13 @@ class TestRequest:
             "network_interface": "127.0.0.2",
             "streaming_callback": print,
             "header_callback": print,
+            "auth": ("u", "p"),
+            "netrc": True,
+            "cookie_jar": CookieJar(),
+            "proxy": "http://proxy",
+            "proxy_ssl_options": context,
+            "trust_env": True,
+            "trace": Exchange(print),
             "proxy_host": "proxy",
             "proxy_port": 3128,
             "proxy_username": "a",

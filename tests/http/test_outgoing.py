@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from coro.http.auth import DigestMemory
 from coro.http.client import _DEFAULTS
+from coro.http.hop import hop_for
 from coro.http.messages import HTTPRequest
 from coro.http.outgoing import (
     IDEMPOTENT,
@@ -27,7 +29,9 @@ URL = "http://example.com/x"
 def out(url: str = URL, method: str = "GET", **options: Any) -> Outgoing:
     defaults = {**_DEFAULTS, **options.pop("defaults", {})}
     request = HTTPRequest(url, method, **options)
-    return encode(request, parse(url), request.with_defaults(defaults))
+    given = request.with_defaults(defaults)
+    hop = hop_for(parse(url), given, DigestMemory(), replayable=True)
+    return encode(request, parse(url), given, hop)
 
 
 def key(url: str, **options: Any) -> Any:

@@ -21,12 +21,13 @@ from coro.gen import coroutine
 from coro.http import AsyncHTTPClient, HTTPClient, HTTPResponse
 from coro.loop import IOLoop
 from tests.support.authority import Authority
+from tests.support.hosting import new_loop
 from tests.support.nginx import BIG_SIZE, SMALL, Nginx
 
 
 @pytest.fixture
 def loop() -> Iterator[IOLoop]:
-    loop = IOLoop()
+    loop = new_loop()
     yield loop
     loop.close()
     IOLoop.clear_current()

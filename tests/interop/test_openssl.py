@@ -25,6 +25,7 @@ from coro.loop import IOLoop
 from coro.stream import IOStream, PipeIOStream
 from coro.tcp import connect
 from tests.support.authority import Authority
+from tests.support.hosting import new_loop
 from tests.support.needs import needs_command
 
 # Seconds; only a broken test waits so long.
@@ -37,7 +38,7 @@ versions = pytest.mark.parametrize("version", VERSIONS.values(), ids=list(VERSIO
 
 @pytest.fixture
 def loop() -> Iterator[IOLoop]:
-    loop = IOLoop()
+    loop = new_loop()
     yield loop
     left = loop.statistics()
     assert (left["handlers"], left["timers"], left["tasks"]) == (0, 0, 0)
@@ -218,14 +219,14 @@ def test_keys_change_while_much_is_on_its_way(loop: IOLoop, server: Any, reach: 
     def body() -> Any:
         program, port = yield from server("-tls1_3")
         stream = yield from reach(port)
-        writing = stream.write(b"x" * size + b"\n")
+        writing = stream.write(b"x" * size + b"end\n")
         for word in (b"one", b"two", b"three"):
             program.say(b"K")
             program.say(b"word " + word)
         assert not writing.done()
         reading = stream.read_until(b"three\n")
-        # It prints what it receives: whoever reads that lets it go on.
-        yield [writing, program.expect(rb"x\n")]
+        # It prints what it receives, and lines of its own in between; who reads that lets it go on.
+        yield [writing, program.expect(rb"end\n")]
         assert (yield reading) == b"word one\nword two\nword three\n"
         stream.close()
 
