@@ -7,8 +7,6 @@ from rich.table import Table
 
 from .model import Case, Row, Unit, ratio
 
-FORMATS: dict[Unit, str] = {"us/op": "{:,.2f}", "messages/s": "{:,.0f}", "requests/s": "{:,.0f}"}
-
 LEGEND = """\
 spread: slowest minus fastest round, as a share of the median; where it is large, something
 else ran on the machine, and the CPU columns tell more; CPU us: CPU time of one operation;
@@ -60,7 +58,7 @@ def _cells(unit: Unit, row: Row, coro: Row | None) -> list[str]:
         return [row.subject.name, "[red]failed" if row.failed else "[yellow]skipped"]
     cells = [
         row.subject.name,
-        FORMATS[unit].format(_value(unit, row)),
+        f"{_value(unit, row):,.{2 if unit == 'us/op' else 0}f}",
         f"{row.spread:.0%}" if len(row.rounds) > 1 else "",
         f"{row.cpu * 1e6:.2f}",
     ]

@@ -1,5 +1,6 @@
 """Echo: 50 connections, each with one message under way, back and forth.
 
+``accept``   messages of 1 KB, each on a connection of its own
 ``echo``     messages of 1 KB
 ``echo64``   messages of 64 KB
 ``tls``      messages of 1 KB over TLS
@@ -37,6 +38,12 @@ TORNADO = Subject("Tornado", f"{__name__}.on_tornado", (), ("tornado",))
 
 CASES = (
     Case(
+        "accept",
+        "connect, echo of 1 KB and close, 50 at a time",
+        "connections/s",
+        (BARE, CORO, STREAMS, PROTOCOLS, UV_STREAMS, UV_PROTOCOLS, TORNADO),
+    ),
+    Case(
         "echo",
         "echo of 1 KB, 50 connections",
         "messages/s",
@@ -73,7 +80,8 @@ def prepare(case: Case, seconds: float) -> Iterator[Measure]:
         with child(command, SUBJECT_CORE) as server:
             port = server.first_line()
             options = ("--seconds", seconds, "--size", size, *(["--tls"] if tls else []))
-            load = python(f"{__name__}.load", port, server.process.pid, *options)
+            generator = "knocking" if case.name == "accept" else "load"
+            load = python(f"{__name__}.{generator}", port, server.process.pid, *options)
             try:
                 return measured(load, OTHER_CORE)
             except SubjectError as error:

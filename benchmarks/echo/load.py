@@ -75,16 +75,21 @@ class Load:
 
 def main() -> None:
     """Run a trial against the server on the given port."""
-    parser = ArgumentParser()
-    parser.add_argument("port", type=int)
-    parser.add_argument("pid", type=int, help="the server's process")
-    parser.add_argument("--seconds", type=float, default=0.5)
-    parser.add_argument("--size", type=int, default=1024, help="bytes of a message")
-    parser.add_argument("--tls", action="store_true")
-    options = parser.parse_args()
+    options = parser().parse_args()
     load = Load(options.port, options.size, options.tls)
     for count in Trial(options.seconds, partial(time.clock_gettime, cpu_clock(options.pid))):
         load.exchange(count)
+
+
+def parser() -> ArgumentParser:
+    """The command line of a load generator."""
+    made = ArgumentParser()
+    made.add_argument("port", type=int)
+    made.add_argument("pid", type=int, help="the server's process")
+    made.add_argument("--seconds", type=float, default=0.5)
+    made.add_argument("--size", type=int, default=1024, help="bytes of a message")
+    made.add_argument("--tls", action="store_true")
+    return made
 
 
 def cpu_clock(pid: int) -> int:

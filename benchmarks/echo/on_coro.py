@@ -1,4 +1,4 @@
-"""coro's ``IOStream`` on its own loop."""
+"""coro's ``TCPServer`` and ``IOStream`` on its own loop."""
 
 import socket
 import ssl
@@ -9,42 +9,33 @@ from typing import Any
 from coro.errors import StreamClosedError
 from coro.future import Future
 from coro.gen import coroutine, run
-from coro.loop import IOLoop
 from coro.stream import IOStream
+from coro.tcpserver import TCPServer
 
 from .server import CHUNK, main
 
 Coroutine = Generator[Any, Any, Any]
 
 
-@coroutine
-def handle(stream: IOStream, tls: ssl.SSLContext | None) -> Coroutine:
-    """Echo one connection to its end."""
-    if tls is not None:
-        stream = yield stream.start_tls(True, tls)
-    while True:
-        try:
-            data = yield stream.read_bytes(CHUNK, partial=True)
-            yield stream.write(data)
-        except StreamClosedError:
-            break
+class EchoServer(TCPServer):
+    """Sends back what comes."""
+
+    @coroutine
+    def handle_stream(self, stream: IOStream, address: Any) -> Coroutine:
+        """Echo one connection to its end."""
+        while True:
+            try:
+                data = yield stream.read_bytes(CHUNK, partial=True)
+                yield stream.write(data)
+            except StreamClosedError:
+                break
 
 
 @coroutine
 def echo(listener: socket.socket, tls: ssl.SSLContext | None) -> Coroutine:
     """Accept until the process is ended."""
-
-    def accept(fd: int, events: int) -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except BlockingIOError:
-                return
-            stream = IOStream(connection)
-            stream.set_nodelay(True)
-            handle(stream, tls)
-
-    IOLoop.current().add_handler(listener.fileno(), accept, IOLoop.READ)
+    server = EchoServer(ssl_options=tls)
+    server.add_socket(listener)
     yield Future()
 
 
