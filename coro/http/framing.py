@@ -41,6 +41,8 @@ NO_TRAILERS = OWN_FIELDS | {"Trailer"}
 _END_OF_SECTION = b"\r\n\r\n"
 _MIN_FIELD_BYTES = 4  # "a:" and CRLF: a section can have no more fields than its bytes allow.
 _MAX_CHUNK_LINE = 1024
+_USUAL_CHUNK_LINE = 32  # Longer ones have extensions, which nobody reads.
+_MAX_CHUNK_OVERHEAD = 16 * 1024
 
 
 # --- sections: heads and trailers ----------------------------------------------------------
@@ -146,6 +148,7 @@ class ChunkedDecoder:
         "_left",
         "_max_trailer_bytes",
         "_max_trailers",
+        "_overhead",
         "_section",
         "done",
         "surplus",
@@ -158,6 +161,7 @@ class ChunkedDecoder:
         # Of these two at most one is not empty: what comes next is either a chunk's data or a line.
         self._left = 0  # bytes of the current chunk's data that are still to come
         self._begun_line = b"\r\n"  # a chunk's line, as far as it has come
+        self._overhead = 0  # bytes of long lines that the data does not make up for
         self._section: Section | None = None  # the trailers, while they are read
         self._max_trailer_bytes = max_trailer_bytes
         self._max_trailers = max_trailers
@@ -206,14 +210,23 @@ class ChunkedDecoder:
             if line is None:
                 self._begun_line = _begun_line(data[at : at + _MAX_CHUNK_LINE + 1])
                 break
-            _check_line(line.end() - at)
-            at = line.end()
+            size = line.end() - at
+            at += size
             left = int(line[1], 16)
+            if size > _USUAL_CHUNK_LINE:
+                self._check_long_line(size, left)
             if left == 0:
                 self._begin_trailers(data[at:])
                 break
         self._left = left
         return b"".join(pieces)
+
+    def _check_long_line(self, size: int, left: int) -> None:
+        """Refuse extensions that are too long, or many and longer than the data between them."""
+        _check_line(size)
+        self._overhead = max(0, self._overhead + size - left)
+        if self._overhead > _MAX_CHUNK_OVERHEAD:
+            raise too_long("lines of chunks", self._overhead, _MAX_CHUNK_OVERHEAD)
 
     def _begin_trailers(self, data: bytes) -> None:
         """Expect the trailer section; usually it is the empty line alone."""

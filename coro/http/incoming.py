@@ -32,14 +32,20 @@ __all__ = ["MAX_TARGET_BYTES", "RefusalError", "RequestDecoder", "RequestHead"]
 
 MAX_TARGET_BYTES = 16384
 
+# Longer than any method that is known (RFC 9112 section 3).
+_MAX_METHOD_BYTES = 64
+
 # Empty lines that may stand before a request: some clients end a body with one (RFC 9112
 # section 2.2).
 _EMPTY_LINES = 4
 
-_REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([\x21-\x7e]+) HTTP/([0-9]\.[0-9])")
+_REQUEST_LINE = re.compile(
+    rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([\x21\x22\x24-\x7e]+) HTTP/([0-9]\.[0-9])"
+)
 _REQUEST_LINE_BEGUN = re.compile(
     rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
-    rb"(?: (?:[\x21-\x7e]++(?: (?:H(?:T(?:T(?:P(?:/(?:[0-9](?:\.(?:[0-9]\r?)?)?)?)?)?)?)?)?)?)?)?"
+    rb"(?: (?:[\x21\x22\x24-\x7e]++"
+    rb"(?: (?:H(?:T(?:T(?:P(?:/(?:[0-9](?:\.(?:[0-9]\r?)?)?)?)?)?)?)?)?)?)?)?"
 )
 
 # The fields that decide about the body and the connection.
@@ -374,12 +380,14 @@ class RequestDecoder:
         """
         end = seen.find(b"\n", 0, self._max_target_bytes)
         if end < 0:
+            if not _REQUEST_LINE_BEGUN.fullmatch(seen, 0, self._max_target_bytes):
+                raise RefusalError(400, f"{bytes(seen[:100])!r} is not the beginning of a request")
+            if len(seen) > _MAX_METHOD_BYTES and b" " not in seen[: _MAX_METHOD_BYTES + 1]:
+                raise RefusalError(501, f"unknown method {bytes(seen[:32])!r}...")
             if len(seen) > self._max_target_bytes:
                 raise RefusalError(
                     414, f"request line of over {self._max_target_bytes} bytes, which is the limit"
                 )
-            if not _REQUEST_LINE_BEGUN.fullmatch(seen):
-                raise RefusalError(400, f"{bytes(seen[:100])!r} is not the beginning of a request")
             return b""
         if end < before:
             return bytes(seen[before:])
