@@ -91,6 +91,9 @@ _DEFAULTS: dict[str, Any] = {
 # Whoever has as many options as that has none that a hop is needed for.
 _PLAIN_OPTIONS = len(_DEFAULTS)
 
+# Bytes of a body that are received for the sake of the connection alone.
+MAX_DISCARDED = 64 * 1024
+
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
@@ -246,6 +249,10 @@ class AsyncHTTPClient:
         return response
 
 
+class _EnoughError(Exception):
+    """No more is to be received of a body that nobody asked for."""
+
+
 class _Fetch:
     """One fetch on its way, from its first request to its last response."""
 
@@ -386,6 +393,10 @@ class _Fetch:
                     else:
                         pool.put(connection, progress.ended)
                     return response
+                except _EnoughError:
+                    # Its head is all that counts.
+                    connection.close()
+                    return self._response(connection.decoder, url)
                 except HTTPInputError as error:
                     self._give_up(connection, out)
                     raise HTTPProtocolError(str(error), **self.details) from error
@@ -443,12 +454,12 @@ class _Fetch:
         """Look at the head; return what takes the body, or None to let the decoder collect it."""
         request = self.request
         if self.hop is not None and self.hop.take_head(head):
-            return _discard
+            return _discarder(head)
         if head.status in _REDIRECTS and self.may_redirect:
             self.location = head.headers.get("Location")
             if self.location is not None:
                 # Neither its head nor its body is the caller's business.
-                return _discard
+                return _discarder(head)
         limit = self.max_body
         if head.content_length is not None and limit is not None and head.content_length > limit:
             if request.method != "HEAD" and head.status != 204 and head.status != 304:
@@ -566,9 +577,24 @@ class _Fetch:
         return TotalTimeoutError("Timeout during request", **details)
 
 
-def _discard(_piece: bytes) -> Generator[Any, Any, None]:
-    """Take a body that nobody asked for."""
-    yield from ()
+def _discarder(head: ResponseHead) -> Sink:
+    """Return what takes a body that nobody asked for, while that is cheaper than a new connection.
+
+    Raises:
+        _EnoughError: it is not; here at once, or when too much of it has come.
+    """
+    left = MAX_DISCARDED
+
+    def discard(piece: bytes) -> Generator[Any, Any, None]:
+        nonlocal left
+        left -= len(piece)
+        if left < 0:
+            raise _EnoughError
+        yield from ()
+
+    if head.content_length is not None and head.content_length > left:
+        raise _EnoughError
+    return discard
 
 
 def _call_back(

@@ -183,25 +183,51 @@ def test_callbacks_see_the_last_response_only(fetch: Any, answering: Any) -> Non
     assert b"".join(pieces) == b"elsewhere"
 
 
-def test_the_body_of_a_redirect_is_dropped(fetch: Any, serve: Any) -> None:
-    """However large it is, if the caller takes pieces and so has no limit: it occupies nothing."""
+@pytest.mark.parametrize("framing", ["Content-Length: 60000", "Transfer-Encoding: chunked"])
+def test_the_body_of_a_redirect_is_dropped(fetch: Any, serve: Any, framing: str) -> None:
+    """It occupies nothing, and the connection is gone on with."""
     held = []
 
     def script(peer: Any) -> Any:
         yield from peer.request()
-        yield peer.send(b"HTTP/1.1 302 Found\r\nLocation: /x\r\nContent-Length: 5000000\r\n\r\n")
-        for _ in range(50):
-            yield peer.send(bytes(100_000))
+        yield peer.send(f"HTTP/1.1 302 Found\r\nLocation: /x\r\n{framing}\r\n\r\n".encode())
+        for _ in range(6):
+            data = bytes(10_000)
+            yield peer.send(data if "60000" in framing else b"2710\r\n" + data + b"\r\n")
             yield sleep(0.01)
             held.append(_held())
+        if "60000" not in framing:
+            yield peer.send(b"0\r\n\r\n")
         yield from peer.request()
         yield peer.send(response(b"arrived"))
 
-    pieces: list[bytes] = []
-    fetch(serve(script).url(), streaming_callback=pieces.append)
-    assert b"".join(pieces) == b"arrived"
-    assert len(held) == 50
-    assert max(held) <= 65536
+    server = serve(script)
+    assert fetch(server.url()).body == b"arrived"
+    assert server.connections == 1
+    assert held == [0] * 6
+
+
+@pytest.mark.parametrize("fields", ["", "Content-Length: 5000000", "Transfer-Encoding: chunked"])
+def test_a_redirect_with_much_body_costs_its_connection(
+    fetch: Any, serve: Any, fields: str
+) -> None:
+    """That is cheaper than to receive it."""
+    sent = []
+
+    def script(peer: Any) -> Any:
+        yield from peer.request()
+        if peer.number == 1:
+            head = ["HTTP/1.1 302 Found", "Location: /x", *([fields] if fields else []), "", ""]
+            yield peer.send("\r\n".join(head).encode())
+            while True:
+                yield peer.send(b"ffff\r\n" + bytes(0xFFFF) + b"\r\n")
+                sent.append(1)
+        yield peer.send(response(b"arrived"))
+
+    server = serve(script)
+    assert fetch(server.url()).body == b"arrived"
+    assert server.connections == 2
+    assert len(sent) < 200
 
 
 def _held() -> int:
