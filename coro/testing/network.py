@@ -29,6 +29,8 @@ __all__ = ["Host", "SimNetwork", "SimSocket"]
 _FIRST_FD = 1 << 20
 _CONNECT_SECONDS = 127.0
 _BUFFER = 65536
+# struct linger: on, no seconds. Whoever sets this resets the connection when he closes it.
+_CUT = (1).to_bytes(4, "little") + bytes(4)
 _HUP = 0x010
 _ERR = 0x008
 
@@ -229,8 +231,8 @@ class SimSocket:
             raise _error(number)
 
     def recv(self, size: int, flags: int = 0) -> bytes:
-        self._check()
-        if not self._received:
+        if not self._received or self._fd < 0:
+            self._check()
             if self._ended or self._state == "dead":
                 return b""
             if self._state == "new":
@@ -287,7 +289,6 @@ class SimSocket:
         """Be reset, or refused."""
         if self._state in ("connected", "connecting"):
             self._state, self._error = "dead", number
-            self._received.clear()
 
     def close(self) -> None:
         if self._fd < 0:
@@ -303,7 +304,7 @@ class SimSocket:
                     self._network.carry(sock, sock._peer, _Failing(sock._peer))
             self._waiting.clear()
         elif state == "connected" and peer is not None:
-            if self._received:
+            if self._received or self._options.get((socket.SOL_SOCKET, socket.SO_LINGER)) == _CUT:
                 self._network.carry(self, peer, _Failing(peer))
             elif not self._shut:
                 self._network.carry(self, peer, peer.end)
