@@ -323,7 +323,7 @@ class Network:
         """Close a bare descriptor."""
         os.close(fd)
 
-    def answer_later(self, ask: Callable[[], Any]) -> bool:
+    def answer_later(self, ask: Callable[[], Any], host: str) -> bool:
         """Call ``ask`` when a look-up would be over; False if it is to be asked in a thread."""
         return False
 

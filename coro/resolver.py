@@ -360,7 +360,7 @@ class ThreadedResolver(CachingResolver):
         self._workers = _Workers(max_threads)
 
     def _begin(self, lookup: Lookup) -> None:
-        if not lookup.loop.network.answer_later(partial(self._ask, lookup)):
+        if not lookup.loop.network.answer_later(partial(self._ask, lookup), lookup.host):
             self._workers.submit(self, lookup)
 
     def _ask(self, lookup: Lookup) -> None:

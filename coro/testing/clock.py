@@ -6,14 +6,16 @@ __all__ = ["SimClock"]
 
 
 class SimClock:
-    """Seconds of simulated time, to be handed to ``IOLoop(clock=...)``.
+    """Seconds since a simulation began, to be handed to ``IOLoop(clock=...)``.
 
     Attributes:
         now: the time in seconds.
     """
 
-    def __init__(self, start: float = 1000.0) -> None:
-        self.now = start
+    __slots__ = ("now",)
+
+    def __init__(self) -> None:
+        self.now = 0.0
 
     def __call__(self) -> float:
         return self.now

@@ -10,6 +10,7 @@ out changes nothing about the others.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
@@ -102,17 +103,28 @@ class Drawn:
         return Fault(self.kind, self.at, tuple(found), self.seconds)
 
 
-def arm(world: Any, wanted: Faults | Sequence[Fault] | None, random: Random, loop: Any) -> None:
+def arm(world: Any, wanted: Faults | Sequence[Fault] | None, random: Random) -> None:
     """Let faults happen in a world, and be noted in its list."""
     if wanted is None:
         return
-    drawn = wanted.draw(random) if isinstance(wanted, Faults) else wanted
-    for each in drawn:
-        at = len(world.faults)
+    drawn: list[Fault | Drawn] = []
+    drawn += wanted.draw(random) if isinstance(wanted, Faults) else wanted
+    for at, each in enumerate(drawn):
         world.faults.append(each if isinstance(each, Fault) else each.find([]))
-        loop.call_at(each.at, _happen, world, at, each)
+        world.network.after(each.at, functools.partial(_happen, world, at, each))
 
 
 def _happen(world: Any, at: int, what: Fault | Drawn) -> None:
-    fault = what if isinstance(what, Fault) else what.find(list(world.network.hosts))
+    network = world.network
+    fault = what if isinstance(what, Fault) else what.find(list(network.hosts))
     world.faults[at] = fault
+    if len(fault.hosts) < KINDS[fault.kind]:
+        return
+    if fault.kind == "partition":
+        network.partition(*fault.hosts, fault.seconds)
+    elif fault.kind == "reset":
+        network.reset(*fault.hosts)
+    elif fault.kind == "crash":
+        network.crash(*fault.hosts, fault.seconds)
+    else:
+        network.hosts[fault.hosts[0]].refuse(seconds=fault.seconds)

@@ -58,8 +58,8 @@ class World:
     ) -> None:
         self.seed = seed
         self.random = self._draws("program")
-        self.trace = Trace()
         self.clock = SimClock()
+        self.trace = Trace(self.clock)
         self.network = SimNetwork(self.clock, self._draws("network"), self.trace)
         self.faults: list[Fault] = []
         self.left: list[str] = []
@@ -114,7 +114,7 @@ class World:
         )
         try:
             with _seeded(self._draws("random")):
-                arm(self, self._wanted_faults, self._draws("faults"), loop)
+                arm(self, self._wanted_faults, self._draws("faults"))
                 return run_on(loop, functools.partial(main, *args), timeout, debug=False)
         except Exception as error:
             error.add_note(
@@ -124,6 +124,8 @@ class World:
             raise
         finally:
             self.left += loop.left or ()
+            self.left += [f"descriptor of {sock!r}" for sock in self.network.descriptors.values()]
+            self.network.end()
             self._loop = None
             del loop
 
