@@ -63,6 +63,8 @@ class SimSocket:
         # The peer sends no more; this side sends no more.
         self._ended = self._shut = False
         self._error = 0
+        # Whether a second ``connect`` has heard that the first one was successful.
+        self._told = False
         # Of a listening socket: who waits to be accepted, and how many may.
         self.waiting: deque[SimSocket] = deque()
         self.backlog = 0
@@ -111,6 +113,8 @@ class SimSocket:
             return READ if self.waiting else 0
         if state == "connecting":
             return 0
+        if state == "new":
+            return WRITE | HUP
         if state != "connected":
             return READ | WRITE | HUP | (ERR if self._error else 0)
         found = READ if self._received or self._ended else 0
@@ -181,7 +185,10 @@ class SimSocket:
         if self.state == "connecting":
             raise os_error(errno.EALREADY)
         if self.state == "connected":
-            raise os_error(errno.EISCONN)
+            if self._told:
+                raise os_error(errno.EISCONN)
+            self._told = True
+            return
         if self.state == "dead":
             self._check()
             raise os_error(errno.ECONNABORTED)
@@ -211,6 +218,7 @@ class SimSocket:
         other.name = self.name.replace(">", "<")
         other._local, other._remote = self._remote, self._local
         other._peer, self._peer = self, other
+        other._told = True
         other.state = self.state = "connected"
         listener.waiting.append(other)
         self._touch()
