@@ -86,6 +86,10 @@ class Slot(threading.local):
 slot = Slot()
 
 
+# What the log says of an error that was never retrieved.
+UNRETRIEVED = "%s failed and nobody looked at its error"
+
+
 class _Unretrieved:
     """Logs an error when it dies, unless it was disarmed: a failed future's last word."""
 
@@ -99,7 +103,7 @@ class _Unretrieved:
         error = self.error
         if error is not None:
             _log.error(
-                "%s failed and nobody looked at its error",
+                UNRETRIEVED,
                 self.origin,
                 exc_info=(type(error), error, error.__traceback__),
             )

@@ -31,13 +31,13 @@ from collections import deque
 from collections.abc import Callable
 from concurrent import futures
 from contextvars import Context
-from datetime import timedelta
 from random import Random
 from typing import Any
 
 from coro.future import Future
 from coro.loop import IOLoop
 from coro.net import Network
+from coro.testing.leftovers import NotingLoop
 from coro.timers import Timer
 
 __all__ = ["SeededQueue", "SimLoop"]
@@ -138,7 +138,7 @@ def _line_of(future: Any) -> Any:
     return getattr(future, "_line", future)
 
 
-class SimLoop(IOLoop):
+class SimLoop(NotingLoop):
     """An ``IOLoop`` whose turns come in a drawn order, and that has no threads.
 
     Functions that are meant for a thread, whatever the executor, run in a later turn of the loop,
@@ -156,8 +156,6 @@ class SimLoop(IOLoop):
     ) -> None:
         super().__init__(make_current=False, clock=clock, network=network)
         self.world = world
-        # What was there when the first program ended, a line for each.
-        self.left: list[str] | None = None
         self._ready: Any = SeededQueue(random)
         self._forced_executor = _LaterTurns(self, random)
 
@@ -169,19 +167,6 @@ class SimLoop(IOLoop):
 
     spawn_callback = add_callback
     add_callback_from_signal = add_callback
-
-    def run_sync(self, func: Callable[[], Any], timeout: float | timedelta | None = None) -> Any:
-        """Run ``func`` to its end; note what it left behind, before anybody cancels that."""
-        try:
-            return super().run_sync(func, timeout)
-        finally:
-            if self.left is None:
-                self.left = [f"task {task.get_name()}" for task in self._live_tasks()]
-                self.left += [
-                    f"timer for {getattr(timer.callback, '__qualname__', timer.callback)}"
-                    for timer in sorted(self._timers.heap, key=lambda timer: timer[:2])
-                    if timer.callback is not None
-                ]
 
     def set_default_executor(self, executor: futures.Executor) -> None:
         """Leave the executor alone: functions run on the loop."""

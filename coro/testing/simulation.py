@@ -123,7 +123,7 @@ class World:
             )
             raise
         finally:
-            self.left += loop.left or ()
+            self.left += loop.left
             self.left += [f"descriptor of {sock!r}" for sock in self.network.descriptors.values()]
             self.network.end()
             self._loop = None

@@ -229,4 +229,4 @@ def surplus_bytes(bug: bool) -> Any:
         # What is under way arrives.
         yield sleep(10)
     pool.close()
-    server.stop()
+    yield server.shutdown(1)

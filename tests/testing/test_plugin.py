@@ -1,0 +1,331 @@
+"""The pytest plugin, in a pytest of its own."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+HEAD = """
+import asyncio
+import socket
+
+import pytest
+
+from coro import IOLoop, coroutine, current_task, dump, fetch, moment, sleep
+from coro.future import Future
+from coro.testing import current_world
+
+"""
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def run(pytester: pytest.Pytester) -> Run:
+    """``run(tests, *options)``: the outcome of a pytest of these tests."""
+    pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
+
+    def start(tests: str, *options: str) -> Any:
+        pytester.makepyfile(HEAD + textwrap.dedent(tests))
+        return pytester.runpytest_inprocess(
+            "-p", "coro.testing.plugin", "-p", "no:cacheprovider", *options
+        )
+
+    return start
+
+
+def test_kinds_of_tests(run: Run) -> None:
+    result = run("""
+        @coroutine
+        def test_yields():
+            yield moment
+            assert IOLoop.current() is current_task().get_loop()
+
+        @pytest.mark.coro
+        async def test_marked():
+            await sleep(0)
+            assert current_task() is not None
+
+        async def test_with_a_fixture(coro_loop):
+            await sleep(0)
+            assert IOLoop.current() is coro_loop
+
+        class TestMethods:
+            @coroutine
+            def test_yields(self, tmp_path):
+                yield moment
+                assert tmp_path.exists()
+
+            @pytest.mark.parametrize("number", [1, 2])
+            @coroutine
+            def test_parametrised(self, number):
+                yield moment
+                assert number in (1, 2)
+
+        @coroutine
+        def test_that_fails():
+            yield moment
+            assert 1 == 2
+
+        def test_plain():
+            pass
+
+        def test_plain_with_a_loop(coro_loop):
+            assert coro_loop.run_sync(lambda: sleep(0)) is None
+        """)
+    result.assert_outcomes(passed=8, failed=1)
+    result.stdout.fnmatch_lines(["*assert 1 == 2*"])
+
+
+def test_async_def_is_left_alone(run: Run) -> None:
+    tests = """
+        async def test_of_nobody():
+            assert False
+        """
+    result = run(tests, "-p", "no:asyncio", "-p", "no:anyio")
+    # pytest says that it cannot run it; the plugin does not.
+    assert "coro" not in "".join(result.outlines[result.outlines.index("") :]) or result.ret != 0
+    result.stdout.fnmatch_lines(["*async def*not natively supported*"])
+
+
+def test_auto_mode(run: Run) -> None:
+    result = run(
+        """
+        async def test_of_nobody():
+            assert current_task() is not None
+
+        @pytest.mark.asyncio
+        async def test_of_somebody_else():
+            assert asyncio.current_task() is not None
+            await asyncio.sleep(0)
+        """,
+        "-o",
+        "coro_mode=auto",
+    )
+    result.assert_outcomes(passed=2)
+
+
+@pytest.mark.parametrize("mode", ["strict", "auto"])
+def test_beside_pytest_asyncio(run: Run, mode: str) -> None:
+    result = run(
+        """
+        @coroutine
+        def test_ours():
+            yield moment
+
+        @pytest.mark.coro
+        async def test_ours_too():
+            await sleep(0)
+            assert IOLoop.current().time() > 0
+            assert current_task() is not None
+            with pytest.raises(RuntimeError):
+                asyncio.get_running_loop()
+
+        async def test_ours_three(coro_world):
+            await sleep(1000)
+
+        @pytest.mark.asyncio
+        async def test_theirs():
+            await asyncio.sleep(0)
+            asyncio.get_running_loop()
+        """,
+        "-o",
+        f"asyncio_mode={mode}",
+        "--coro-seeds=2",
+    )
+    result.assert_outcomes(passed=5)
+
+
+def test_worlds(run: Run) -> None:
+    tests = """
+        seeds = []
+
+        @coroutine
+        def test_in_a_world(coro_world):
+            assert current_world() is coro_world
+            yield sleep(100_000)
+            seeds.append(coro_world.seed)
+            assert coro_world.seed != 5, "found"
+
+        def test_plain(coro_world):
+            @coroutine
+            def main():
+                yield sleep(100_000)
+                return 7
+            assert coro_world.run(main) == 7
+
+        def test_all_seeds():
+            assert sorted(seeds) == list(range(8))
+        """
+    result = run(tests, "--coro-seeds=8")
+    result.assert_outcomes(passed=16, failed=1)
+    result.stdout.fnmatch_lines(["*found*", "*seed 5*pytest --coro-seed=5 '*test_in_a_world*"])
+    again = run(tests, "--coro-seed=5", "-k", "in_a_world")
+    again.assert_outcomes(failed=1, deselected=2)
+
+
+def test_a_time_limit_shows_what_waits(run: Run) -> None:
+    result = run(
+        """
+        @coroutine
+        def the_one_that_waits():
+            yield Future()
+
+        @coroutine
+        def test_too_long():
+            yield the_one_that_waits()
+
+        @pytest.mark.coro(timeout=0.05)
+        @coroutine
+        def test_a_limit_of_its_own():
+            yield sleep(100)
+
+        @pytest.mark.coro(timeout=5)
+        @coroutine
+        def test_virtual_seconds(coro_world):
+            yield sleep(100)
+
+        @coroutine
+        def test_deadlock(coro_world):
+            yield the_one_that_waits()
+        """,
+        "-o",
+        "coro_timeout=0.2",
+        "--coro-seeds=1",
+    )
+    result.assert_outcomes(failed=4)
+    result.stdout.fnmatch_lines(
+        [
+            "*took more than 0.2 s*",
+            "*the_one_that_waits*",
+            "*took more than 0.05 s*",
+            "*TimeoutError*5*",
+            "*DeadlockError*",
+            "*the_one_that_waits*",
+        ]
+    )
+
+
+LEAKS = {
+    "task": "sleep_for_ever()",
+    "timer": "IOLoop.current().call_later(1000, print)",
+    "error": "fail()",
+}
+
+
+@pytest.mark.parametrize("world", ["", "coro_world"], ids=["native", "simulated"])
+@pytest.mark.parametrize("kind", LEAKS)
+def test_what_is_left_is_told(run: Run, kind: str, world: str) -> None:
+    result = run(
+        f"""
+        @coroutine
+        def sleep_for_ever():
+            yield Future()
+
+        @coroutine
+        def fail():
+            yield moment
+            raise LookupError("nobody looks")
+
+        @coroutine
+        def test_leaves_it({world}):
+            {LEAKS[kind]}
+            yield sleep(0.01)
+
+        @pytest.mark.coro(allow_leaks="{kind}")
+        @coroutine
+        def test_on_purpose({world}):
+            {LEAKS[kind]}
+            yield sleep(0.01)
+        """,
+        "--coro-seeds=1",
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*left behind*", f"*{kind} *", "*allow_leaks*"])
+
+
+def test_descriptors_are_counted(run: Run) -> None:
+    result = run(
+        """
+        held = []
+
+        @coroutine
+        def test_leaves_it():
+            yield moment
+            held.append(socket.socket())
+
+        @pytest.mark.coro(allow_leaks=["descriptor"])
+        @coroutine
+        def test_on_purpose():
+            yield moment
+            held.append(socket.socket())
+
+        @coroutine
+        def test_in_a_world(coro_world):
+            yield moment
+            held.append(coro_world.network.socket(socket.AF_INET))
+
+        def test_close():
+            for sock in held:
+                sock.close()
+        """,
+        "--coro-seeds=1",
+    )
+    result.assert_outcomes(passed=2, failed=2)
+    result.stdout.fnmatch_lines(["*left behind*", "*descriptor*socket*"])
+
+
+def test_what_closes_with_the_loop_is_no_leak(run: Run) -> None:
+    result = run("""
+        from coro.http.response import Response
+        from coro.http.server import HTTPServer
+
+        @coroutine
+        def test_fetch(coro_socket):
+            server = HTTPServer(lambda request: Response("hello"))
+            sock = coro_socket()
+            port = sock.getsockname()[1]
+            server.add_socket(sock)
+            response = yield fetch(f"http://127.0.0.1:{port}/")
+            assert response.body == b"hello"
+            yield server.shutdown(1)
+        """)
+    result.assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["-o", "coro_mode=both"],
+        ["-o", "coro_timeout=soon"],
+        ["--coro-seeds=0"],
+    ],
+)
+def test_bad_options(run: Run, options: list[str]) -> None:
+    assert run("def test_nothing(): pass", *options).ret == pytest.ExitCode.USAGE_ERROR
+
+
+def test_bad_markers(run: Run) -> None:
+    result = run("""
+        @pytest.mark.coro(seconds=5)
+        @coroutine
+        def test_an_option_that_is_none():
+            yield moment
+
+        @pytest.mark.coro(allow_leaks=["tasks"])
+        @coroutine
+        def test_a_kind_that_is_none():
+            yield moment
+        """)
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(["*timeout and allow_leaks*", "*allow_leaks is some of*"])
+
+
+def test_help(run: Run) -> None:
+    result = run("", "--help")
+    result.stdout.fnmatch_lines(["*--coro-seeds=N*", "*coro_timeout*"])
