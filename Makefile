@@ -17,7 +17,7 @@ TEST := .venv/test-$(VERSION)
 BENCH := .venv/bench-$(VERSION)
 PIP := bin/python -m pip install -qq --disable-pip-version-check
 
-.PHONY: help demo test suite lint format bench clean
+.PHONY: help demo test suite lint format bench soak clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -50,6 +50,9 @@ format: $(TEST)/.made  ## Bring all files into ruff's format
 
 bench: $(BENCH)/.made  ## Measure coro beside its floors and its peers (some minutes)
 	@$(BENCH)/bin/python -m benchmarks
+
+soak: $(TEST)/.made  ## Simulate the suites under SEEDS seeds each (default 100,000; half an hour)
+	@PYTHONPATH=. $(TEST)/bin/python -m tests.soak $(if $(SEEDS),--seeds $(SEEDS))
 
 clean:  ## Remove environments, caches and build products
 	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis \

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import re
 import socket
 import ssl
@@ -26,10 +27,45 @@ _ON_ALL_LOOPS = re.compile(
 )
 
 
+# The tests of these modules run in simulation as well, each under so many seeds that a suite has
+# more than a thousand runs; but not those that have sockets of the system. ``tests/soak.py`` asks
+# for other seeds: CORO_SEEDS="100:150".
+_SIMULATED = {
+    r"tests\.http\.test_client(?!_cancellation)\w*": 4,
+    r"tests\.test_(connector|tcp)": 18,
+    r"tests\.test_stream_conformance": 4,
+}
+_OF_THE_SYSTEM = {"deaf_port", "raw_server", "nginx"}
+
+
+def _seeds(usual: int) -> range:
+    asked = os.environ.get("CORO_SEEDS")
+    return range(*map(int, asked.split(":"))) if asked else range(usual)
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test on all kinds of loops where its module asks for that."""
-    if _ON_ALL_LOOPS.fullmatch(metafunc.module.__name__):
-        metafunc.parametrize("_hosted_by", [None, *HOSTS], indirect=True, ids=["native", *HOSTS])
+    module = metafunc.module.__name__
+    kinds: dict[str, str | int | None] = {}
+    if _ON_ALL_LOOPS.fullmatch(module):
+        kinds |= {"native": None, **{host: host for host in HOSTS}}
+    for pattern, seeds in _SIMULATED.items():
+        if re.fullmatch(pattern, module) and not (
+            _OF_THE_SYSTEM & {*metafunc.fixturenames}
+            or hasattr(metafunc.function, "of_the_system")
+            or hasattr(metafunc.cls, "of_the_system")
+        ):
+            kinds |= {f"seed{seed}": seed for seed in _seeds(seeds)}
+    if kinds:
+        metafunc.parametrize("_hosted_by", kinds.values(), indirect=True, ids=kinds)
+
+
+def _is_misplaced(item: pytest.Item) -> bool:
+    """Whether it is simulated with a parameter that needs the system's network."""
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    return isinstance(parameters.get("_hosted_by"), int) and any(
+        hasattr(value, "of_the_system") for value in parameters.values()
+    )
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Any]:
@@ -39,9 +75,13 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> d
 
 @pytest.fixture(autouse=True)
 def _hosted_by(request: pytest.FixtureRequest) -> Iterator[None]:
-    hosting.host = getattr(request, "param", None)
+    kind = getattr(request, "param", None)
+    if isinstance(kind, int):
+        hosting.seed = kind
+    else:
+        hosting.host = kind
     yield
-    hosting.host = None
+    hosting.host = hosting.seed = None
 
 
 @pytest.fixture(autouse=True)
@@ -111,7 +151,8 @@ def deaf_port() -> Iterator[int]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip the packaging tests unless all is required or they are asked for by name."""
+    """Leave out what makes no sense; skip the packaging tests unless they are asked for."""
+    items[:] = [item for item in items if not _is_misplaced(item)]
     if REQUIRE_ALL or "packaging" in config.option.markexpr:
         return
     reason = "builds from the package index: python -m pytest -m packaging"

@@ -36,7 +36,7 @@ from coro.task import MAX_CONTINUATIONS
 from coro.tcp import TCPClient, connect
 from tests.conftest import RawServerFactory
 from tests.support.authority import Authority
-from tests.support.hosting import new_loop
+from tests.support.hosting import new_loop, of_the_system
 from tests.support.leaks import count_fds
 from tests.support.raw_server import read_exactly, stay_silent
 from tests.support.virtual import closing_loop, step, turns
@@ -341,6 +341,7 @@ class TestTimeLimits:
         turns(loop, 2)
 
 
+@of_the_system
 class TestUnixSockets:
     @pytest.fixture(params=["path", "bytes", "Path", "abstract"])
     def name(self, request: pytest.FixtureRequest, tmp_path: Path) -> Any:

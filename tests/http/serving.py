@@ -77,8 +77,7 @@ class LoopServer:
         self._script = script
         self._plays: dict[Peer, Task[None]] = {}
         self._errors: list[BaseException] = []
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
-        self._listener.setblocking(False)
+        self._listener = loop.network.bind_sockets(0, "127.0.0.1", backlog=512)[0]
         self.port: int = self._listener.getsockname()[1]
         loop.add_handler(self._listener, self._accept, loop.READ)
 

@@ -23,6 +23,7 @@ from coro.http.connection import HTTPConnection
 from coro.loop import IOLoop
 from coro.resolver import Resolver
 from tests.http.serving import chunked, response
+from tests.support.hosting import of_the_system
 
 
 def silent(peer: Any) -> Any:
@@ -337,6 +338,7 @@ def test_at_most_so_many_at_once(loop: IOLoop, serve: Any) -> None:
     client.close()
 
 
+@of_the_system  # Who comes first is drawn in simulation.
 def test_first_come_first_served(loop: IOLoop, serve: Any) -> None:
     server = serve(after(1))
     client = make(loop, max_clients=2)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextvars import Context, copy_context
+from random import Random
 from threading import get_ident
 from typing import Any
 
@@ -18,6 +19,10 @@ import uvloop
 from coro.future import slot
 from coro.hosted import HostedLoop
 from coro.loop import IOLoop
+from coro.testing.clock import SimClock
+from coro.testing.links import Link
+from coro.testing.network import SimNetwork
+from coro.testing.scheduling import SimLoop
 from coro.timers import Timer, TimerHeap
 
 # Iterations of a host in which nothing happens, before it is thought to be idle.
@@ -77,9 +82,13 @@ uvloop.new_event_loop().close()
 
 
 class _Hosting:
-    """By whom the loops of the present test are hosted: one of ``HOSTS``, or None."""
+    """By whom the loops of the present test are hosted: one of ``HOSTS``, or None.
+
+    Or whether they are simulated, and under which seed.
+    """
 
     host: str | None = None
+    seed: int | None = None
 
 
 hosting = _Hosting()
@@ -87,7 +96,28 @@ hosting = _Hosting()
 
 def new_loop() -> IOLoop:
     """Make a current loop in real time, of the kind that the present test is for."""
+    if hosting.seed is not None:
+        return simulated_loop(hosting.seed)
     return IOLoop() if hosting.host is None else GuestLoop(hosting.host)
+
+
+def of_the_system(thing: Any) -> Any:
+    """Mark a test, or a value of its parameters, as one for real networks only."""
+    thing.of_the_system = True
+    return thing
+
+
+def simulated_loop(seed: int, *, make_current: bool = True) -> IOLoop:
+    """Make a loop in a simulated network."""
+    clock = SimClock()
+    network = SimNetwork(clock, Random(f"{seed} network"))
+    # So short that tests may count seconds, and yet none as long as another.
+    network.default_link = Link(delay=(1e-9, 1e-7))
+    network.dns_delay = (1e-9, 1e-7)
+    loop = SimLoop(clock=clock, network=network, random=Random(f"{seed} order"))
+    if make_current:
+        loop.make_current()
+    return loop
 
 
 class GuestLoop(HostedLoop):

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 
 from coro.loop import IOLoop
 from coro.net import EpollPoller, Network, Poller, SelectorPoller
-from tests.support.hosting import GuestLoop, hosting
+from coro.testing.clock import SimClock
+from tests.support.hosting import GuestLoop, hosting, simulated_loop
 
 # Only a broken test waits so long.
 _PATIENCE = 5.0
@@ -71,6 +72,8 @@ class VirtualNetwork(Network):
 
 def virtual_loop(poller: str = "epoll", *, make_current: bool = True) -> IOLoop:
     """Make a loop whose time is virtual."""
+    if hosting.seed is not None:
+        return simulated_loop(hosting.seed, make_current=make_current)
     clock = Clock()
     if hosting.host is not None:
         return GuestLoop(hosting.host, clock, make_current=make_current)
@@ -100,6 +103,6 @@ def step(loop: IOLoop) -> None:
     deadline = loop._timers.next_deadline()
     if not loop._ready and deadline is not None:
         clock = loop.time
-        assert isinstance(clock, Clock)
+        assert isinstance(clock, Clock | SimClock)
         clock.now = max(clock.now, deadline)
     turns(loop)

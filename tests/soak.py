@@ -1,0 +1,105 @@
+"""Many seeds: ``python -m tests.soak [--seeds N]`` runs each simulated suite under so many.
+
+The suites are those of stream, connector and HTTP client, as they stand among the tests; a seed
+counts once for each test that it was tried on. It stops at the first failure, and says how to
+replay it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import NamedTuple
+
+import click
+
+SUITES = {
+    "stream": ["tests/test_stream_conformance.py"],
+    "connector": ["tests/test_connector.py", "tests/test_tcp.py"],
+    "client": [
+        f"tests/http/test_client{name}.py"
+        for name in ("", "_bodies", "_failures", "_limits", "_redirects", "_requests", "_sizes")
+    ],
+}
+
+# Seeds that one run of pytest tries on each test.
+CHUNK = 20
+
+LONGEST = 600
+"""Seconds that one run of pytest may take."""
+
+
+class Chunk(NamedTuple):
+    """What came of some seeds."""
+
+    passed: int
+    problem: str | None
+
+
+def run(files: list[str], start: int, stop: int) -> Chunk:
+    """Run a suite under these seeds."""
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-k", "seed", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, *files],
+        env={**os.environ, "CORO_SEEDS": f"{start}:{stop}"},
+        capture_output=True,
+        text=True,
+        timeout=LONGEST,
+        check=False,
+    )
+    found = re.search(r"(\d+) passed", done.stdout)
+    passed = int(found[1]) if found else 0
+    if done.returncode == 0 and passed:
+        return Chunk(passed, None)
+    again = f"CORO_SEEDS={start}:{stop} python {' '.join([*command[1:4], *files])}"
+    report = done.stdout[done.stdout.find("\n=") :] + done.stderr
+    return Chunk(passed, f"{report}\nreplay it with: {again}")
+
+
+def soak(name: str, seeds: int, workers: ThreadPoolExecutor, side_by_side: int) -> int:
+    """Run one suite until it has had so many seeds; return how many it had."""
+    began = time.monotonic()
+    count = given = 0
+    busy: set[Future[Chunk]] = set()
+    while count < seeds:
+        while len(busy) < side_by_side:
+            busy.add(workers.submit(run, SUITES[name], given, given + CHUNK))
+            given += CHUNK
+        done, busy = wait(busy, return_when=FIRST_COMPLETED)
+        for each in done:
+            chunk = each.result()
+            count += chunk.passed
+            if chunk.problem is not None:
+                raise click.ClickException(chunk.problem)
+        rate = count / (time.monotonic() - began)
+        click.echo(f"\r{name}: {count:,} of {seeds:,} seeds, {rate:,.0f} a second", nl=False)
+    # Those that are under way count as well.
+    for each in busy:
+        chunk = each.result()
+        count += chunk.passed
+        if chunk.problem is not None:
+            raise click.ClickException(chunk.problem)
+    seconds = time.monotonic() - began
+    click.echo(f"\r{name}: {count:,} seeds in {seconds:,.0f} s, all passed".ljust(70))
+    return count
+
+
+@click.command()
+@click.option("--seeds", default=100_000, show_default=True, type=click.IntRange(1))
+@click.option("--only", type=click.Choice([*SUITES]), help="This suite alone.")
+def main(seeds: int, only: str | None) -> None:
+    """Simulate the suites under many seeds."""
+    side_by_side = os.cpu_count() or 1
+    with ThreadPoolExecutor(side_by_side) as workers:
+        total = sum(
+            soak(name, seeds, workers, side_by_side) for name in SUITES if only in (None, name)
+        )
+    click.echo(f"{total:,} seeds in all")
+
+
+if __name__ == "__main__":
+    main()
