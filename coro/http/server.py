@@ -157,7 +157,8 @@ class HTTPServer(TCPServer):
         self.trusted_downstream = frozenset(trusted_downstream or ())
         self.on_request_end = on_request_end
         self._stopping = False
-        self._live: set[ServerConnection] = set()
+        # A dict for its order: they are told of a stop in the order in which they came.
+        self._live: dict[ServerConnection, None] = {}
         self._requests = 0
         # The line of the Date field, and the second that it tells.
         self._date = b""
@@ -254,7 +255,7 @@ class ServerConnection:
         loop = stream.io_loop
         chunk = stream.read_chunk_size
         handler = server.handler
-        server._live.add(self)
+        server._live[self] = None
         try:
             while True:
                 self._phase = _IDLE
@@ -317,7 +318,7 @@ class ServerConnection:
             else:
                 yield from self._refuse(RefusalError(408, "the request took too long"))
         finally:
-            server._live.discard(self)
+            server._live.pop(self, None)
             self._disarm()
             if self._phase != _LEFT:
                 stream.close()
