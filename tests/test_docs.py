@@ -11,7 +11,12 @@ DOCUMENTS = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{p.name}" for p in R
 
 @pytest.mark.parametrize(
     "program",
-    [*programs("docs/asyncio.md"), *programs("docs/coroutines.md"), *programs("docs/network.md")],
+    [
+        *programs("docs/asyncio.md"),
+        *programs("docs/coroutines.md"),
+        *programs("docs/network.md"),
+        *programs("docs/testing.md"),
+    ],
     ids=lambda program: f"line {program.line}",
 )
 def test_a_program_prints_what_is_shown(program: Program) -> None:

@@ -117,3 +117,13 @@ def test_the_command_with_its_extra(
     install(python, f"{wheel}[cli]")
     assert coro.__version__ in run(python.with_name("coro"), "--version", cwd=tmp_path)
     assert coro.__version__ in run(python, "-m", "coro", "--version", cwd=tmp_path)
+
+
+def test_the_plugin_of_pytest(clean_python: Path, tmp_path: Path) -> None:
+    install(clean_python, "pytest")
+    (tmp_path / "test_it.py").write_text(
+        "from coro import coroutine, sleep\n\n"
+        "@coroutine\ndef test_a_world(coro_world):\n    yield sleep(1000)\n"
+    )
+    printed = run(clean_python, "-m", "pytest", "--coro-seeds=3", cwd=tmp_path)
+    assert "3 passed" in printed

@@ -92,7 +92,9 @@ def command(hosts: int, seconds: float, seed: int) -> None:
     world, seen = run(hosts, seconds, seed)
     took = time.process_time() - began
     total = sum(seen.values())
-    click.echo(f"{seconds:g} s between {hosts} hosts, {len(world.faults)} faults: {total:,} fetches")
+    click.echo(
+        f"{seconds:g} s between {hosts} hosts, {len(world.faults)} faults: {total:,} fetches"
+    )
     click.echo(", ".join(f"{name} {count:,}" for name, count in seen.most_common()))
     click.echo(f"{world.trace.count:,} events, digest {world.trace.digest()[:16]}")
     click.echo(f"{took:.1f} s of CPU")
