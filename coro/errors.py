@@ -43,6 +43,7 @@ __all__ = [
     "TimeoutError",
     "TotalTimeoutError",
     "UnsatisfiableReadError",
+    "WriteTimeoutError",
     "WrongLoopError",
     "WrongThreadError",
 ]
@@ -282,6 +283,12 @@ class ConnectTimeoutError(HTTPTimeoutError):
     """Resolving, connecting and the TLS handshake did not end in time."""
 
     phase = "connect"
+
+
+class WriteTimeoutError(HTTPTimeoutError):
+    """The server took nothing of the request's body for too long."""
+
+    phase = "send"
 
 
 class ReadTimeoutError(HTTPTimeoutError):

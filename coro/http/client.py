@@ -41,6 +41,7 @@ from coro.errors import (
     StreamClosedError,
     TimeoutError,
     TotalTimeoutError,
+    WriteTimeoutError,
     WrongLoopError,
     format_address,
 )
@@ -79,6 +80,7 @@ _DEFAULTS: dict[str, Any] = {
     "connect_timeout": 20.0,
     "request_timeout": 20.0,
     "inactivity_timeout": None,
+    "write_timeout": None,
     "follow_redirects": True,
     "max_redirects": 5,
     "decompress_response": True,
@@ -284,7 +286,7 @@ class _Fetch:
         self.max_body = client.max_body_size
         if self.max_body is None and request.streaming_callback is None:
             self.max_body = client.max_buffer_size
-        # Bounds the whole; who moves its deadline: _limit_to_connect, then the connection.
+        # Bounds the whole; who moves its deadline: _limit_to, then the connection.
         self.limit = Timeout(None)
         # Of the present response: where it redirects to, if that is to be followed, and what takes
         # its body, if not simply the decoder.
@@ -363,7 +365,9 @@ class _Fetch:
         out = encode(request, target, self.options, hop)
         key = connection_key(target, self.options, hop)
         if not pool.try_acquire():
-            self._limit_to_connect()
+            self._limit_to(
+                "queue_timeout" if "queue_timeout" in self.options else "connect_timeout"
+            )
             yield from pool.acquire()
             progress.acquired = client.io_loop.time()
         try:
@@ -386,6 +390,7 @@ class _Fetch:
                         self._begin_body,
                         self.max_body,
                         self.options["inactivity_timeout"],
+                        self.options["write_timeout"] if out.uploads else None,
                     )
                     response = self._response(decoder, url)
                     if client._closed or out.close or not connection.reusable():
@@ -480,9 +485,9 @@ class _Fetch:
 
     # --- connecting ------------------------------------------------------------------------
 
-    def _limit_to_connect(self) -> None:
-        """Bound what begins now by the connect limit, or by that of the whole if it is nearer."""
-        seconds = self.options["connect_timeout"]
+    def _limit_to(self, name: str) -> None:
+        """Bound what begins now by a limit, or by that of the whole if it is nearer."""
+        seconds = self.options[name]
         until = self.client.io_loop.time() + seconds if seconds else None
         self.limit.reschedule(
             min((d for d in (self.deadline, until) if d is not None), default=None)
@@ -492,7 +497,7 @@ class _Fetch:
         """Open a connection to the request's server."""
         client = self.client
         client._check_loop()
-        self._limit_to_connect()
+        self._limit_to("connect_timeout")
         client._pool.make_room()
         options = self.options
         progress = self.progress
@@ -569,12 +574,17 @@ class _Fetch:
                 return ConnectTimeoutError(reason, **details)
             return ConnectTimeoutError(timeout_message(phase, target.host, target.port), **details)
         details = self.details
+        slow = self.options["write_timeout"]
+        if phase == "send" and slow is not None and not self._is_over():
+            return WriteTimeoutError(f"Timeout: {place} took nothing for {slow:g} s", **details)
         idle = self.options["inactivity_timeout"]
-        if idle is not None and (
-            self.deadline is None or self.client.io_loop.time() < self.deadline
-        ):
+        if idle is not None and not self._is_over():
             return ReadTimeoutError(f"Timeout: {place} sent nothing for {idle:g} s", **details)
         return TotalTimeoutError("Timeout during request", **details)
+
+    def _is_over(self) -> bool:
+        """Whether the time of the whole fetch is over."""
+        return self.deadline is not None and self.client.io_loop.time() >= self.deadline
 
 
 def _discarder(head: ResponseHead) -> Sink:

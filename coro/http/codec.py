@@ -250,7 +250,6 @@ class ResponseDecoder:
     # method of the decoder inside the decoder would be a cycle.
     __slots__ = (
         "_chunks",
-        "_interim",
         "_known",
         "_left",
         "_method",
@@ -263,6 +262,7 @@ class ResponseDecoder:
         "body_bytes",
         "bytes_received",
         "head",
+        "interim",
         "max_header_bytes",
         "max_headers",
         "surplus",
@@ -311,7 +311,7 @@ class ResponseDecoder:
         self._method = method
         self._on_interim = on_interim
         self.head = None
-        self.body_bytes = self.bytes_received = self._interim = 0
+        self.body_bytes = self.bytes_received = self.interim = 0
         self.upgraded = self._persistent = False
         self._pieces = []
         self._section = None
@@ -438,8 +438,8 @@ class ResponseDecoder:
             self.head = head
             self._known = head
             return self._begin_body(head, rest)
-        self._interim += 1
-        if self._interim > MAX_INTERIM_RESPONSES:
+        self.interim += 1
+        if self.interim > MAX_INTERIM_RESPONSES:
             raise HTTPInputError(f"more than {MAX_INTERIM_RESPONSES} interim (1xx) responses")
         if self._on_interim is not None:
             self._on_interim(head)

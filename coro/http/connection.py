@@ -16,15 +16,20 @@ from coro.errors import (
     IncompleteBodyError,
     RequestError,
     StreamClosedError,
+    TimeoutError,
 )
 from coro.future import Future
+from coro.gen import convert_yielded, coroutine
 from coro.http.codec import ResponseDecoder, ResponseHead, encode_chunk, encode_last_chunk
 from coro.http.outgoing import Outgoing
-from coro.scopes import Timeout
+from coro.scopes import Timeout, timeout
 from coro.stream import IOStream
 from coro.timers import Timer
 
 __all__ = ["HTTPConnection", "Progress", "Sink"]
+
+# Seconds to wait for 100 (Continue), which a server need not send.
+CONTINUE_SECONDS = 1.0
 
 # Takes a piece of a body; ``yield from`` it.
 Sink: TypeAlias = Callable[[bytes], Generator[Any, Any, None]]
@@ -105,6 +110,7 @@ class HTTPConnection:
     """
 
     __slots__ = (
+        "_cut_off",
         "_deadline",
         "_inactivity",
         "_limit",
@@ -137,6 +143,8 @@ class HTTPConnection:
         self._inactivity = 0.0
         # Bytes of the present request that were given to the stream.
         self._written = 0
+        # Whether a request was not sent to its end.
+        self._cut_off = False
         stream.set_close_callback(self._closed)
 
     def __repr__(self) -> str:
@@ -160,6 +168,7 @@ class HTTPConnection:
         begin_body: Callable[[ResponseHead], Sink | None],
         max_body_size: int | None = None,
         inactivity: float | None = None,
+        upload_inactivity: float | None = None,
     ) -> Generator[Any, Any, ResponseDecoder]:
         """Send a request and receive its response; the decoder holds it until the next exchange.
 
@@ -170,6 +179,7 @@ class HTTPConnection:
                 piece, or None to collect it in the decoder.
             max_body_size: limit for the body as received, in bytes; None: no limit.
             inactivity: seconds without a byte received after which the ``limit`` expires.
+            upload_inactivity: seconds without a byte of the body sent after which it does.
         Raises:
             HTTPClosedError: the connection ended before the response's head.
             IncompleteBodyError: it ended inside the body.
@@ -186,35 +196,39 @@ class HTTPConnection:
         decoder.begin(out.method)
         self.exchanges += 1
         progress.phase = "send"
+        # Whether the final head has just been read, and whether the response is complete.
+        begins = complete = False
         try:
             self._written = len(out.head)
             try:
                 stream.write_soon(out.head)
-                if out.producer is not None:
-                    yield from self._produce(out)
+                if out.uploads:
+                    slow = inactivity if upload_inactivity is None else upload_inactivity
+                    begins, complete = yield from self._upload(out, progress, slow)
             except StreamClosedError as error:
                 if not stream.closed():
                     raise
                 raise self._truncated(out, progress, error) from error
             progress.phase = "wait"
             progress.sent = clock()
-            complete = False
-            while not complete:
-                if inactivity is not None:
-                    self._extend(inactivity)
-                try:
-                    data = yield stream.read_bytes(stream.read_chunk_size, True)
-                except StreamClosedError as error:
-                    if error.real_error is not None or decoder.eof() is not None:
-                        raise self._truncated(out, progress, error) from error
-                    break
-                if progress.first_byte is None:
-                    progress.first_byte = clock()
-                beginning = decoder.head is None
-                complete = decoder.feed(data)
-                if beginning and decoder.head is not None:
+            while True:
+                if not begins:
+                    if inactivity is not None:
+                        self._extend(inactivity)
+                    try:
+                        data = yield stream.read_bytes(stream.read_chunk_size, True)
+                    except StreamClosedError as error:
+                        if error.real_error is not None or decoder.eof() is not None:
+                            raise self._truncated(out, progress, error) from error
+                        break
+                    if progress.first_byte is None:
+                        progress.first_byte = clock()
+                    begins = decoder.head is None
+                    complete = decoder.feed(data)
+                if begins and decoder.head is not None:
                     progress.phase = "body"
                     sink = begin_body(decoder.head)
+                begins = False
                 if max_body_size is not None and decoder.body_bytes > max_body_size:
                     raise BodyTooLargeError(f"the body is larger than {max_body_size} bytes")
                 if sink is not None:
@@ -222,6 +236,8 @@ class HTTPConnection:
                     self._deadline = self._total
                     for piece in decoder.take_pieces():
                         yield from sink(piece)
+                if complete:
+                    break
         finally:
             self._limit = self._deadline = None
         return decoder
@@ -272,6 +288,85 @@ class HTTPConnection:
         if self._timer is not None:
             self.stream.io_loop.remove_timeout(self._timer)
             self._timer = None
+
+    def _upload(
+        self, out: Outgoing, progress: Progress, inactivity: float | None
+    ) -> Generator[Any, Any, tuple[bool, bool]]:
+        """Send the body, and listen meanwhile: the server may not want it, or no more of it.
+
+        Returns:
+            Whether the final head was read already, and whether the response is complete. Then
+            something of the request may be missing, and the connection is not used again.
+        """
+        decoder = self.decoder
+        if out.expects:
+            begins, complete = yield from self._wait_for_100(progress)
+            if begins:
+                return begins, complete
+        if inactivity is not None:
+            self._extend(inactivity)
+        sending = convert_yielded(self._send_body(out))
+        try:
+            while not sending.done():
+                try:
+                    reading = self.stream.read_bytes(self.stream.read_chunk_size, True)
+                except StreamClosedError:
+                    break
+                yield from _first_of(sending, reading)
+                if not reading.done():
+                    reading.cancel()
+                    break
+                if reading.cancelled() or reading.exception() is not None:
+                    # What the server said before it closed has been read already.
+                    break
+                if progress.first_byte is None:
+                    progress.first_byte = self.stream.io_loop.time()
+                complete = decoder.feed(reading.result())
+                if decoder.head is not None:
+                    self._cut_off = not sending.done()
+                    return True, complete
+            yield sending
+        except StreamClosedError:
+            if not self.stream.closed():
+                raise
+            # What is readable yet may be the answer.
+            self._cut_off = True
+        finally:
+            if not sending.done():
+                sending.cancel()
+            # Its error, if it has one, will hold this frame.
+            del sending
+        return False, False
+
+    def _wait_for_100(self, progress: Progress) -> Generator[Any, Any, tuple[bool, bool]]:
+        """Wait for the leave to send the body, or for the final head, but not for long."""
+        decoder = self.decoder
+        stream = self.stream
+        seen = decoder.interim
+        limit = timeout(CONTINUE_SECONDS)
+        try:
+            with limit:
+                while decoder.interim == seen:
+                    data = yield stream.read_bytes(stream.read_chunk_size, True)
+                    if progress.first_byte is None:
+                        progress.first_byte = stream.io_loop.time()
+                    complete = decoder.feed(data)
+                    if decoder.head is not None:
+                        self._cut_off = True
+                        return True, complete
+        except TimeoutError:
+            if not limit.expired():
+                raise
+        return False, False
+
+    @coroutine
+    def _send_body(self, out: Outgoing) -> Generator[Any, Any, None]:
+        """Write the body, and wait until the system has taken all of it."""
+        if out.producer is not None:
+            yield from self._produce(out)
+        else:
+            self._write(out.body)
+        yield self.stream.write(b"")
 
     def _produce(self, out: Outgoing) -> Generator[Any, Any, None]:
         """Let the request's producer write the body."""
@@ -343,4 +438,21 @@ class HTTPConnection:
 
     def reusable(self) -> bool:
         """Whether the exchange that just ended leaves the connection fit for another one."""
-        return self.decoder.reusable and self.stream.idle()
+        return self.decoder.reusable and not self._cut_off and self.stream.idle()
+
+
+def _first_of(*futures: Future[Any]) -> Generator[Any, Any, None]:
+    """Wait until one of them is done."""
+    first: Future[None] = Future()
+
+    def note(_done: Any) -> None:
+        if not first.done():
+            first.set_result(None)
+
+    for future in futures:
+        future.add_done_callback(note)
+    try:
+        yield first
+    finally:
+        for future in futures:
+            future.remove_done_callback(note)

@@ -47,6 +47,8 @@ class RequestOptions(TypedDict, total=False):
     connect_timeout: float | None
     request_timeout: float | None
     inactivity_timeout: float | None
+    queue_timeout: float | None
+    write_timeout: float | None
     if_modified_since: float | datetime | None
     follow_redirects: bool | None
     max_redirects: int | None
@@ -80,7 +82,9 @@ class RequestOptions(TypedDict, total=False):
 _NAMES = frozenset(RequestOptions.__annotations__)
 # Attributes of a request that was given no options.
 _PLAIN_ATTRIBUTES = 5
-_NONE_IS_A_VALUE = frozenset({"connect_timeout", "request_timeout", "inactivity_timeout"})
+# The lineage's take 0 for no limit, as they always have.
+_LIMITS_WITHOUT_ZERO = ("inactivity_timeout", "queue_timeout", "write_timeout")
+_NONE_IS_A_VALUE = frozenset({"connect_timeout", "request_timeout", *_LIMITS_WITHOUT_ZERO})
 
 
 class CookieStore(Protocol):
@@ -139,6 +143,9 @@ class HTTPRequest:
             "digest".
         connect_timeout: seconds for resolving, connecting and the TLS handshake. None: no limit.
         request_timeout: seconds for the whole request. None: no limit.
+        queue_timeout: seconds that it may wait for one of the client's slots; if it is not given,
+            the smaller of the two above. None: no limit.
+        write_timeout: seconds in which the server takes no byte of a body. None: no limit.
         inactivity_timeout: seconds without a byte received (nor, of a body that is on its way,
             sent). None: no limit.
         if_modified_since: seconds since the epoch or a datetime, sent as ``If-Modified-Since``.
@@ -166,7 +173,8 @@ class HTTPRequest:
         client_key, client_cert: files that hold the client's key and certificate.
         body_producer: called with a ``write`` function, writes the body piece by piece, and
             returns an awaitable. Excludes ``body``.
-        expect_100_continue: ask the server whether it wants the body before sending it.
+        expect_100_continue: ask the server whether it wants the body before sending it; if it says
+            nothing for a second, the body is sent (RFC 9110 section 10.1.1).
         decompress_response: ask for a compressed response, and decompress it.
         ssl_options: ``SSLContext`` or keywords for one; overrides the four TLS options above.
 
@@ -181,6 +189,8 @@ class HTTPRequest:
     connect_timeout: float | None = None
     request_timeout: float | None = None
     inactivity_timeout: float | None = None
+    queue_timeout: float | None = None
+    write_timeout: float | None = None
     follow_redirects: bool | None = None
     max_redirects: int | None = None
     user_agent: str | None = None
@@ -230,6 +240,9 @@ class HTTPRequest:
         unknown = options.keys() - _NAMES
         if unknown:
             raise TypeError(_describe_unknown(unknown))
+        for name in _LIMITS_WITHOUT_ZERO:
+            if options.get(name, 1) is not None and not options.get(name, 1) > 0:
+                raise ValueError(f"{name} is a number of seconds, or None, not {options[name]!r}")
         modified = options.pop("if_modified_since", None)
         if modified is not None:
             headers = HTTPHeaders() if self._headers is None else self._headers.copy()

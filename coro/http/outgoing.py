@@ -30,6 +30,9 @@ _BODY_FIELDS = ("Content-Length", "Content-Type", "Content-Encoding", "Transfer-
 AUTH_OPTIONS = ("auth", "auth_username", "auth_password", "auth_mode", "netrc")
 _CREDENTIAL_FIELDS = ("Authorization", "Cookie", "Proxy-Authorization")
 
+# Bytes of a body that leave together with the head.
+SENT_AT_ONCE = 64 * 1024
+
 _ACCEPT_ENCODING = ", ".join(supported_codings())
 
 
@@ -38,13 +41,15 @@ class Outgoing:
 
     Arguments:
         method: as in "GET".
-        head: the encoded head; with it the body, if that is known as bytes.
+        head: the encoded head; with it the body, if that is known as bytes and is sent at once.
+        body: the body, if it is sent later.
         producer: writes the body piece by piece through the function it is given, or None.
         length: how many bytes ``producer`` has to write; None: they go out as chunks.
         close: the request says that it is the last one on its connection.
+        expects: the server is asked whether it wants the body.
     """
 
-    __slots__ = ("close", "head", "length", "method", "producer")
+    __slots__ = ("body", "close", "expects", "head", "length", "method", "producer", "uploads")
 
     def __init__(
         self,
@@ -53,12 +58,18 @@ class Outgoing:
         producer: Callable[[Callable[[bytes], Any]], Any] | None = None,
         length: int | None = None,
         close: bool = False,
+        body: bytes = b"",
+        expects: bool = False,
     ) -> None:
         self.method = method
         self.head = head
+        self.body = body
         self.producer = producer
         self.length = length
         self.close = close
+        self.expects = expects
+        # Whether there is something to be sent after the head.
+        self.uploads = producer is not None or bool(body)
 
     @property
     def replayable(self) -> bool:
@@ -135,6 +146,10 @@ def _encode_with_fields(
     elif request.body_producer is None and method in METHODS_WITH_BODY:
         content_length = 0
     chunked = request.body_producer is not None and content_length is None
+    expects = request.expect_100_continue and (bool(body) or request.body_producer is not None)
+    if expects:
+        fields["Expect"] = "100-continue"
+    later = body is not None and (expects or len(body) > SENT_AT_ONCE)
     head = encode_request(
         method,
         target.path if hop is None else hop.request_target(),
@@ -145,9 +160,11 @@ def _encode_with_fields(
     )
     return Outgoing(
         method,
-        head + body if body else head,
+        head + body if body and not later else head,
         request.body_producer,
         content_length,
+        body=body if body and later else b"",
+        expects=expects,
         close=re.search(r"(?i)(?<![^\s,])close(?![^\s,])", fields.get("Connection", ""))
         is not None,
     )

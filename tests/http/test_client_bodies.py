@@ -199,3 +199,95 @@ def test_header_lines(fetch: Any, answering: Any) -> None:
     assert "".join(lines).encode("latin-1") == head
     assert lines == [f"{line}\r\n" for line in head.decode("latin-1").split("\r\n")[:-1]]
     assert events == ["line"] * 6 + ["piece"]
+
+
+class TestExpectation:
+    """``expect_100_continue``: the body goes out when the server says so, or nothing."""
+
+    def test_the_server_wants_the_body(self, fetch: Any, serve: Any) -> None:
+        seen = []
+
+        def script(peer: Any) -> Any:
+            while True:
+                head = yield peer.stream.read_until(b"\r\n\r\n")
+                assert b"\r\nExpect: 100-continue\r\n" in head
+                yield sleep(0.5)
+                yield peer.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+                seen.append((yield peer.stream.read_bytes(4)))
+                yield peer.send(response(b"thanks"))
+
+        server = serve(script)
+        produced = {
+            "body_producer": lambda write: write(b"body"),
+            "headers": {"Content-Length": "4"},
+        }
+        for options in ({"body": b"body"}, produced):
+            got = fetch(server.url(), method="PUT", expect_100_continue=True, **options)
+            assert got.body == b"thanks"
+            assert seen.pop() == b"body"
+        assert server.connections == 1
+
+    @pytest.mark.parametrize("code", [413, 417, 200])
+    def test_the_server_does_not_want_it(self, fetch: Any, serve: Any, code: int) -> None:
+        def script(peer: Any) -> Any:
+            yield peer.stream.read_until(b"\r\n\r\n")
+            yield peer.send(response(b"no", status=f"{code} No"))
+            # Nothing of the body comes, and the connection is given up.
+            assert (yield peer.stream.read_until_close()) == b""
+            rest.append(peer.number)
+
+        rest: list[int] = []
+        server = serve(script)
+        got = fetch(
+            server.url(), method="POST", body=b"body", expect_100_continue=True, raise_error=False
+        )
+        assert (got.code, got.body) == (code, b"no")
+        assert server.connections == 1
+
+    def test_the_server_says_nothing(self, fetch: Any, serve: Any, loop: IOLoop) -> None:
+        def script(peer: Any) -> Any:
+            request = yield from peer.request()
+            yield peer.send(response(request.partition(b"\r\n\r\n")[2]))
+
+        begun = loop.time()
+        got = fetch(serve(script).url(), method="POST", body=b"body", expect_100_continue=True)
+        assert got.body == b"body"
+        assert loop.time() - begun == pytest.approx(1, abs=0.1)
+
+    def test_without_a_body_nothing_is_expected(self, fetch: Any, answering: Any) -> None:
+        server = answering(response())
+        fetch(server.url(), expect_100_continue=True)
+        assert b"Expect" not in server.requests[0]
+
+
+class TestEarlyAnswers:
+    """A server may answer before it has all, and may then want no more."""
+
+    def bodies(self) -> list[dict[str, Any]]:
+        @coroutine
+        def produce(write: Any) -> Any:
+            while True:
+                yield write(bytes(10_000))
+
+        return [{"body": bytes(50_000_000)}, {"body_producer": produce}]
+
+    @pytest.mark.parametrize("ending", ["stays", "closes", "resets"])
+    @pytest.mark.parametrize("kind", [0, 1], ids=["bytes", "producer"])
+    def test_it_is_delivered(self, fetch: Any, serve: Any, ending: str, kind: int) -> None:
+        def script(peer: Any) -> Any:
+            yield peer.stream.read_until(b"\r\n\r\n")
+            yield peer.stream.read_bytes(100_000)
+            yield peer.send(response(b"too large", status="413 No"))
+            if ending == "stays":
+                # The client closes, and is not read to the end.
+                yield sleep(10)
+            elif ending == "resets":
+                peer.reset()
+
+        server = serve(script)
+        got = fetch(server.url(), method="POST", raise_error=False, **self.bodies()[kind])
+        assert (got.code, got.body) == (413, b"too large")
+        assert (
+            fetch(server.url(), method="POST", raise_error=False, body=bytes(200_000)).code == 413
+        )
+        assert server.connections == 2

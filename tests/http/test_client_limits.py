@@ -11,10 +11,13 @@ import pytest
 from coro.errors import (
     ConnectTimeoutError,
     HTTPResolveError,
+    HTTPTimeoutError,
     QueueTimeoutError,
     ReadTimeoutError,
     ResolveError,
+    TimeoutError,
     TotalTimeoutError,
+    WriteTimeoutError,
 )
 from coro.future import Future
 from coro.gen import coroutine, sleep
@@ -457,3 +460,60 @@ def test_an_upload_that_stands_still(fetch: Any, serve: Any, loop: IOLoop) -> No
             inactivity_timeout=5,
             request_timeout=None,
         )
+
+
+def test_an_upload_that_nobody_takes(fetch: Any, serve: Any, loop: IOLoop) -> None:
+    def script(peer: Any) -> Any:
+        yield peer.stream.read_until(b"\r\n\r\n")
+        yield sleep(1000)
+
+    server = serve(script)
+    for options in (
+        {"body": bytes(20_000_000)},
+        {"body_producer": lambda write: write(bytes(20_000_000))},
+    ):
+        begun = loop.time()
+        with pytest.raises(WriteTimeoutError, match="took nothing for 5 s") as caught:
+            fetch(
+                server.url(),
+                method="POST",
+                write_timeout=5,
+                inactivity_timeout=1000,
+                request_timeout=None,
+                **options,
+            )
+        assert caught.value.phase == "send"
+        assert isinstance(caught.value, TimeoutError)
+        assert loop.time() - begun == pytest.approx(5, abs=0.1)
+
+
+def test_the_time_in_the_queue_has_a_limit_of_its_own(loop: IOLoop, serve: Any) -> None:
+    def script(peer: Any) -> Any:
+        yield from peer.request()
+        yield sleep(1000)
+
+    server = serve(script)
+    client = AsyncHTTPClient(force_instance=True, max_clients=1)
+
+    @coroutine
+    def main() -> Any:
+        first = client.fetch(server.url(), request_timeout=500)
+        begun = loop.time()
+        with pytest.raises(QueueTimeoutError):
+            yield client.fetch(server.url(), queue_timeout=3)
+        assert loop.time() - begun == pytest.approx(3, abs=0.1)
+        # Without limit: until the slot is free.
+        second = client.fetch(server.url(), queue_timeout=None, request_timeout=None)
+        with pytest.raises(HTTPTimeoutError):
+            yield first
+        second.cancel()
+        client.close()
+
+    loop.run_sync(main)
+
+
+@pytest.mark.parametrize("name", ["queue_timeout", "write_timeout", "inactivity_timeout"])
+@pytest.mark.parametrize("value", [0, -1])
+def test_zero_is_no_limit_of_the_new_kinds(fetch: Any, name: str, value: int) -> None:
+    with pytest.raises(ValueError, match=name):
+        fetch("http://127.0.0.1:1/", **{name: value})

@@ -39,6 +39,8 @@ class TestRequest:
             "connect_timeout": 1.0,
             "request_timeout": 2.0,
             "inactivity_timeout": 3.0,
+            "queue_timeout": 4.0,
+            "write_timeout": 5.0,
             "follow_redirects": False,
             "max_redirects": 0,
             "user_agent": "x",
