@@ -25,6 +25,7 @@ import asyncio
 import contextlib
 import functools
 import signal
+import sys
 import time
 from asyncio import tasks as asyncio_tasks
 from collections import deque
@@ -59,9 +60,17 @@ def _swap_step_by_step(host: Any, task: Any) -> Any:
     return previous
 
 
-_swap_current: Callable[[Any, Any], Any] = getattr(
-    asyncio_tasks, "_swap_current_task", _swap_step_by_step
-)
+def _swap_as_3_12_does(loop: Any, task: Any) -> Any:
+    """Set the current task; return the one before."""
+    try:
+        return _swap(loop, task)
+    except KeyError:
+        # None took the place of none, which Python 3.12 refuses.
+        return None
+
+
+_swap: Callable[[Any, Any], Any] = getattr(asyncio_tasks, "_swap_current_task", _swap_step_by_step)
+_swap_current = _swap_as_3_12_does if sys.version_info[:2] == (3, 12) else _swap
 
 
 class _Ready(deque[Any]):
