@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import re
 import socket
@@ -89,6 +90,17 @@ def _nothing_left() -> Iterator[None]:
     """Every test closes what it opened."""
     with no_fds_left():
         yield
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """With the collector off; a test asserts that ``gc.collect()`` finds nothing."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    yield
+    gc.enable()
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

@@ -72,14 +72,6 @@ def _nothing_stays() -> Iterator[None]:
     assert is_plain()
 
 
-@pytest.fixture
-def no_collector() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
-
-
 def clock_of(loop: IOLoop) -> Clock:
     clock: Any = loop.time
     return clock  # type: ignore[no-any-return]

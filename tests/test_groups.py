@@ -23,14 +23,6 @@ def loop() -> Iterator[IOLoop]:
         yield loop
 
 
-@pytest.fixture
-def no_collector() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
-
-
 class Log(list[tuple[str, float]]):
     """What happened, and when."""
 

@@ -40,15 +40,6 @@ def nothing_stays() -> Iterator[None]:
 
 
 @pytest.fixture
-def no_collector() -> Iterator[None]:
-    """With the collector off; a test asserts that ``gc.collect()`` finds nothing."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
-
-
-@pytest.fixture
 def ctrl_c() -> Iterator[None]:
     """Python's own handler of SIGINT, whatever the test run was started with."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -59,14 +59,6 @@ def loop() -> Iterator[IOLoop]:
         yield loop
 
 
-@pytest.fixture
-def no_collector() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
-
-
 @pytest.fixture(autouse=True)
 def _in_this_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Places are written relative to the current directory."""

@@ -39,15 +39,6 @@ def loop() -> Iterator[IOLoop]:
         yield loop
 
 
-@pytest.fixture
-def no_collector() -> Iterator[None]:
-    """With the collector off; a test asserts that ``gc.collect()`` finds nothing."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
-
-
 def nothing_left(loop: IOLoop) -> bool:
     counts = loop.statistics()
     return counts["tasks"] == counts["timers"] == 0

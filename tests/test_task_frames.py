@@ -31,15 +31,6 @@ def loop() -> Iterator[IOLoop]:
         yield loop
 
 
-@pytest.fixture
-def no_collector() -> Iterator[None]:
-    """With the collector off; a test asserts that ``gc.collect()`` finds nothing."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
-
-
 class Held:
     """Something a frame holds, to see when it dies."""
 

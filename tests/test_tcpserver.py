@@ -36,15 +36,6 @@ def loop() -> Iterator[IOLoop]:
         assert (left["handlers"], left["timers"], left["tasks"]) == (0, 0, 0)
 
 
-@pytest.fixture
-def no_collector() -> Iterator[None]:
-    """With the collector off; a test asserts that ``gc.collect()`` finds nothing."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
-
-
 class Echo(TCPServer):
     """Sends back what it gets, and knows who came."""
 

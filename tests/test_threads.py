@@ -35,15 +35,6 @@ def pool() -> Iterator[futures.Executor]:
         yield pool
 
 
-@pytest.fixture
-def no_collector() -> Iterator[None]:
-    """With the collector off; a test asserts that ``gc.collect()`` finds nothing."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
-
-
 class Held:
     """A function that says when it has begun, and ends when it is let go."""
 

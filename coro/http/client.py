@@ -63,6 +63,7 @@ from coro.http.outgoing import (
 from coro.http.pool import ConnectionPool
 from coro.http.proxy import Proxy
 from coro.http.receiver import Receiver
+from coro.http.streaming import Pieces, StreamedResponse
 from coro.http.tunnel import Passage
 from coro.http.urls import Target, join, parse
 from coro.loop import IOLoop
@@ -230,6 +231,8 @@ class AsyncHTTPClient:
             task.add_done_callback(functools.partial(_call_back, callback, request))
             del task  # It will hold its error, and so the traceback, and so this frame.
         way = _Fetch(self, request, fresh)
+        if request.stream:
+            return (yield from self._open_stream(way, raise_error))
         try:
             response = yield from way.run()
         except RequestError as error:
@@ -246,6 +249,31 @@ class AsyncHTTPClient:
                 start_time=way.started,
                 progress=progress,
             )
+        if raise_error and not 200 <= response.code < 300:
+            response.rethrow()
+        return response
+
+    def _open_stream(self, way: _Fetch, raise_error: bool) -> Generator[Any, Any, HTTPResponse]:
+        """Fetch in a task of its own; return the response as soon as its head has come."""
+        pieces = way.pieces = Pieces()
+        way.raises = raise_error
+        opened = pieces.opened
+        pieces.task = task = way.run_for_reader()
+        task.add_done_callback(pieces.end)
+        try:
+            response: HTTPResponse = yield opened
+        except RequestError as error:
+            if raise_error:
+                raise
+            return HTTPResponse(
+                way.request, 599, error=error, reason=error.message, start_time=way.started
+            )
+        except BaseException:
+            task.cancel()
+            raise
+        finally:
+            # They hold the error, and so the traceback, and so this frame.
+            del task, pieces, opened
         if raise_error and not 200 <= response.code < 300:
             response.rethrow()
         return response
@@ -268,10 +296,13 @@ class _Fetch:
         "max_body",
         "may_redirect",
         "options",
+        "pieces",
         "progress",
+        "raises",
         "receiver",
         "request",
         "started",
+        "url",
     )
 
     def __init__(self, client: AsyncHTTPClient, request: HTTPRequest, fresh: bool) -> None:
@@ -281,10 +312,12 @@ class _Fetch:
         self.progress = progress = Progress(client.io_loop.time())
         self.options: Mapping[str, Any] = request.with_defaults(client.defaults)
         total = self.options["request_timeout"]
+        if request.stream and "request_timeout" not in request.__dict__:
+            total = None
         self.deadline = progress.started + total if total else None
         # Bytes that a body may have; one that is streamed has no limit unless one was set.
         self.max_body = client.max_body_size
-        if self.max_body is None and request.streaming_callback is None:
+        if self.max_body is None and request.streaming_callback is None and not request.stream:
             self.max_body = client.max_buffer_size
         # Bounds the whole; who moves its deadline: _limit_to, then the connection.
         self.limit = Timeout(None)
@@ -294,6 +327,10 @@ class _Fetch:
         self.location: str | None = None
         self.hop: Hop | None = None
         self.receiver: Receiver | None = None
+        # Of a response whose body is pulled: to whom it is handed, and whether its status may be
+        # an error, whose body is collected.
+        self.pieces: Pieces | None = None
+        self.raises = True
 
     # What errors tell of the exchange that failed; set when it does.
     details: dict[str, Any]
@@ -336,6 +373,17 @@ class _Fetch:
                 raise
             raise self._timed_out(target) from error
 
+    @coroutine
+    def run_for_reader(self) -> Generator[Any, Any, None]:
+        """Fetch for somebody who pulls the body."""
+        try:
+            response = yield from self.run()
+            if self.pieces is not None:
+                # It is told already, unless its body was collected, for its error to tell of.
+                self.pieces.open(response)
+        finally:
+            self.pieces = None
+
     def _redirect(self, url: str, location: str) -> tuple[str, Target]:
         """Return where a redirect leads."""
         with contextlib.suppress(UnicodeError):
@@ -362,6 +410,7 @@ class _Fetch:
             hop = self.hop = hop_for(
                 target, self.options, client._digests, request.body_producer is None
             )
+        self.url = url
         out = encode(request, target, self.options, hop)
         key = connection_key(target, self.options, hop)
         if not pool.try_acquire():
@@ -478,10 +527,30 @@ class _Fetch:
         coding = None
         if head.content_encoding is not None and self.options["decompress_response"]:
             coding = decoder_for(head.content_encoding)
+        if self.pieces is not None and (200 <= head.status < 300 or not self.raises):
+            self.receiver = Receiver(None, coding, limit, self.pieces.take)
+            self._hand_over(self.pieces, head)
+            return self.receiver.take
         if coding is None and request.streaming_callback is None:
             return None
         self.receiver = Receiver(request.streaming_callback, coding, limit)
         return self.receiver.take
+
+    def _hand_over(self, pieces: Pieces, head: ResponseHead) -> None:
+        """The head has come of a response whose body is pulled."""
+        progress = self.progress
+        progress.ended = self.client.io_loop.time()
+        response = StreamedResponse.received(
+            self.request, head, self.url, self.started, progress, b""
+        )
+        assert isinstance(response, StreamedResponse)
+        response.request_time = progress.ended - progress.acquired
+        response._pieces = pieces
+        if self.receiver is not None and self.receiver.decompresses:
+            response.headers["X-Consumed-Content-Encoding"] = response.headers.pop(
+                "Content-Encoding"
+            )
+        pieces.open(response)
 
     # --- connecting ------------------------------------------------------------------------
 

@@ -54,6 +54,7 @@ class RequestOptions(TypedDict, total=False):
     max_redirects: int | None
     user_agent: str | None
     network_interface: str | None
+    stream: bool | None
     streaming_callback: Callable[[bytes], Any] | None
     header_callback: Callable[[str], Any] | None
     auth: Auth | tuple[str, str] | None
@@ -153,6 +154,9 @@ class HTTPRequest:
         max_redirects: how many of them at most.
         user_agent: the ``User-Agent`` field.
         network_interface: interface, or local address, to send from.
+        stream: return as soon as the head has come; the body is the caller's to read, with
+            ``yield response.read()`` or ``async for``. Without a ``request_timeout`` of its own it
+            has none. Where the status is an error that is raised, its body is collected.
         streaming_callback: called with each piece of the body; ``response.body`` stays empty.
         header_callback: called with each header line, the status line and the empty line included.
         auth: credentials for the server: ``Basic``, ``Digest`` or ``Bearer`` of ``coro.http.auth``,
@@ -195,6 +199,7 @@ class HTTPRequest:
     max_redirects: int | None = None
     user_agent: str | None = None
     network_interface: str | None = None
+    stream: bool | None = None
     streaming_callback: Callable[[bytes], Any] | None = None
     header_callback: Callable[[str], Any] | None = None
     auth: Auth | tuple[str, str] | None = None

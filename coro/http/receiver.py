@@ -21,17 +21,20 @@ class Receiver:
         callback: what to hand the pieces to; None: collect them.
         coding: undoes the compression, if there is one.
         limit: bytes after decompression; None: no limit.
+        taker: takes the pieces, at its own pace.
     """
 
-    __slots__ = ("_callback", "_coding", "_limit", "_pieces", "_size")
+    __slots__ = ("_callback", "_coding", "_limit", "_pieces", "_size", "_taker")
 
     def __init__(
         self,
         callback: Callable[[bytes], Any] | None,
         coding: ContentDecoder | None,
         limit: int | None,
+        taker: Callable[[bytes], Generator[Any, Any, None]] | None = None,
     ) -> None:
         self._callback = callback
+        self._taker = taker
         self._coding = coding
         self._limit = limit
         self._pieces: list[bytes] = []
@@ -57,6 +60,9 @@ class Receiver:
         self._size += len(piece)
         if self._limit is not None and self._size > self._limit:
             raise BodyTooLargeError(f"the body is larger than {self._limit} bytes")
+        if self._taker is not None:
+            yield from self._taker(piece)
+            return
         if self._callback is None:
             self._pieces.append(piece)
             return

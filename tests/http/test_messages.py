@@ -40,6 +40,7 @@ class TestRequest:
             "request_timeout": 2.0,
             "inactivity_timeout": 3.0,
             "queue_timeout": 4.0,
+            "stream": True,
             "write_timeout": 5.0,
             "follow_redirects": False,
             "max_redirects": 0,

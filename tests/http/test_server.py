@@ -797,11 +797,3 @@ def test_no_circles(loop: IOLoop, serve: Any, talk: Any, no_collector: None) -> 
     finally:
         logging.getLogger("coro.application").disabled = False
     assert gc.collect() == 0
-
-
-@pytest.fixture
-def no_collector() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()

@@ -6,7 +6,7 @@ import contextlib
 import gc
 import re
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -505,17 +505,6 @@ def test_cancelled_at_every_turn(
         if ended:
             return
     pytest.fail("it never ended")
-
-
-@pytest.fixture
-def no_collector() -> Iterator[None]:
-    """Only reference counts free anything."""
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    yield
-    gc.enable()
-    gc.unfreeze()
 
 
 def leaves_at_once(peer: Any) -> Any:
