@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable
+from importlib.metadata import entry_points
 from typing import Any
 
 import pytest
@@ -22,6 +23,9 @@ from coro.testing import current_world
 
 """
 
+# Where coro is installed, its entry point loads the plugin; and it must not be loaded twice.
+PLUGIN = () if entry_points(group="pytest11", name="coro") else ("-p", "coro.testing.plugin")
+
 Run = Callable[..., Any]
 
 
@@ -32,9 +36,7 @@ def run(pytester: pytest.Pytester) -> Run:
 
     def start(tests: str, *options: str) -> Any:
         pytester.makepyfile(HEAD + textwrap.dedent(tests))
-        return pytester.runpytest_inprocess(
-            "-p", "coro.testing.plugin", "-p", "no:cacheprovider", *options
-        )
+        return pytester.runpytest_inprocess(*PLUGIN, "-p", "no:cacheprovider", *options)
 
     return start
 
