@@ -23,6 +23,7 @@ from coro.loop import IOLoop
 from coro.stream import IOStream
 from tests.support.authority import Authority
 from tests.support.leaks import count_fds
+from tests.support.simulated import socket_pair, tcp_sockets
 from tests.support.virtual import closing_loop, turns
 
 Pair = tuple[IOStream, IOStream]
@@ -36,20 +37,13 @@ def loop() -> Iterator[IOLoop]:
         assert (left["handlers"], left["timers"], left["tasks"]) == (0, 0, 0)
 
 
-def tcp_sockets() -> tuple[socket.socket, socket.socket]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        client = socket.create_connection(listener.getsockname())
-        server, _ = listener.accept()
-    return client, server
-
-
 @pytest.fixture(params=["tcp", "unix", "tls"])
 def make(request: Any, loop: IOLoop, ca: Authority) -> Iterator[Callable[..., Pair]]:
     """``make(**limits)``: two connected streams; the limits are the first one's."""
     made: list[IOStream] = []
 
     def make(**limits: Any) -> Pair:
-        ours, theirs = socket.socketpair() if request.param == "unix" else tcp_sockets()
+        ours, theirs = socket_pair() if request.param == "unix" else tcp_sockets()
         one, other = IOStream(ours, **limits), IOStream(theirs)
         if request.param == "tls":
 
@@ -309,6 +303,7 @@ def test_more_than_may_wait_to_be_sent(loop: IOLoop, make: Any) -> None:
     assert not reader.reading()
 
 
+@pytest.mark.not_simulated("which of several that end in one turn goes on first")
 def test_each_write_is_done_at_its_own_offset(loop: IOLoop, make: Any) -> None:
     reader, writer = make()
     done: list[int] = []
@@ -545,6 +540,7 @@ def test_a_reset_is_the_reason_of_other_reads(loop: IOLoop) -> None:
 # --- connecting --------------------------------------------------------------------------------
 
 
+@pytest.mark.not_simulated("makes its own sockets")
 def test_connect_and_write_at_once(loop: IOLoop) -> None:
     order: list[str] = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -568,6 +564,7 @@ def test_connect_and_write_at_once(loop: IOLoop) -> None:
     assert order == ["connected", "written"]
 
 
+@pytest.mark.not_simulated("makes its own sockets")
 def test_connect_refused(loop: IOLoop, refused_port: int) -> None:
     stream = IOStream(socket.socket())
 
@@ -581,6 +578,7 @@ def test_connect_refused(loop: IOLoop, refused_port: int) -> None:
     run(loop, body)
 
 
+@pytest.mark.not_simulated("makes its own sockets")
 def test_a_cancelled_connect_closes_its_socket(loop: IOLoop, deaf_port: int) -> None:
     before = count_fds()
     stream = IOStream(socket.socket())
@@ -639,6 +637,7 @@ def test_an_untrusted_certificate(
     assert len([r for r in caplog.records if r.getMessage().startswith("SSL Error")]) in (1, 2)
 
 
+@pytest.mark.not_simulated("counts descriptors")
 def test_a_silent_peer_and_a_cancelled_handshake(loop: IOLoop, plain: Pair, ca: Authority) -> None:
     one, _ = plain
     before = count_fds()
@@ -671,6 +670,7 @@ def test_the_handshake_is_waited_for_once(loop: IOLoop, plain: Pair, ca: Authori
     run(loop, body)
 
 
+@pytest.mark.not_simulated("TLS on the socket itself")
 def test_an_end_without_close_notify_is_told_apart(
     loop: IOLoop, plain: Pair, ca: Authority
 ) -> None:

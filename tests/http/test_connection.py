@@ -414,6 +414,7 @@ def test_an_end_that_is_known_costs_no_attempt(fetch: Any, loop: IOLoop, serve: 
 # --- the room by itself ----------------------------------------------------------------------
 
 
+@pytest.mark.not_simulated("makes its own sockets")
 def test_statements_of_a_connection(loop: IOLoop) -> None:
     ours, theirs = socket.socketpair()
     stream = IOStream(ours)
