@@ -18,11 +18,18 @@ from typing import NamedTuple
 import click
 
 SUITES = {
-    "stream": ["tests/test_stream_conformance.py"],
+    "stream": [
+        f"tests/test_{name}.py"
+        for name in ("stream", "stream_conformance", "stream_corners", "transfer")
+    ],
     "connector": ["tests/test_connector.py", "tests/test_tcp.py"],
     "client": [
-        f"tests/http/test_client{name}.py"
-        for name in ("", "_bodies", "_failures", "_limits", "_redirects", "_requests", "_sizes")
+        "tests/http/test_connection.py",
+        "tests/http/test_pool.py",
+        *(
+            f"tests/http/test_client{name}.py"
+            for name in ("", "_bodies", "_failures", "_limits", "_redirects", "_requests", "_sizes")
+        ),
     ],
 }
 

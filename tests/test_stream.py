@@ -22,8 +22,9 @@ from coro.gen import coroutine
 from coro.loop import IOLoop
 from coro.stream import IOStream
 from tests.support.authority import Authority
+from tests.support.hosting import of_the_system
 from tests.support.leaks import count_fds
-from tests.support.simulated import socket_pair, tcp_sockets
+from tests.support.pairs import socket_pair, tcp_sockets
 from tests.support.virtual import closing_loop, turns
 
 Pair = tuple[IOStream, IOStream]
@@ -303,7 +304,7 @@ def test_more_than_may_wait_to_be_sent(loop: IOLoop, make: Any) -> None:
     assert not reader.reading()
 
 
-@pytest.mark.not_simulated("which of several that end in one turn goes on first")
+@of_the_system  # Which of several that end in one turn goes on first.
 def test_each_write_is_done_at_its_own_offset(loop: IOLoop, make: Any) -> None:
     reader, writer = make()
     done: list[int] = []
@@ -540,7 +541,7 @@ def test_a_reset_is_the_reason_of_other_reads(loop: IOLoop) -> None:
 # --- connecting --------------------------------------------------------------------------------
 
 
-@pytest.mark.not_simulated("makes its own sockets")
+@of_the_system  # Makes its own sockets.
 def test_connect_and_write_at_once(loop: IOLoop) -> None:
     order: list[str] = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -564,7 +565,7 @@ def test_connect_and_write_at_once(loop: IOLoop) -> None:
     assert order == ["connected", "written"]
 
 
-@pytest.mark.not_simulated("makes its own sockets")
+@of_the_system  # Makes its own sockets.
 def test_connect_refused(loop: IOLoop, refused_port: int) -> None:
     stream = IOStream(socket.socket())
 
@@ -578,7 +579,7 @@ def test_connect_refused(loop: IOLoop, refused_port: int) -> None:
     run(loop, body)
 
 
-@pytest.mark.not_simulated("makes its own sockets")
+@of_the_system  # Makes its own sockets.
 def test_a_cancelled_connect_closes_its_socket(loop: IOLoop, deaf_port: int) -> None:
     before = count_fds()
     stream = IOStream(socket.socket())
@@ -637,7 +638,7 @@ def test_an_untrusted_certificate(
     assert len([r for r in caplog.records if r.getMessage().startswith("SSL Error")]) in (1, 2)
 
 
-@pytest.mark.not_simulated("counts descriptors")
+@of_the_system  # Counts descriptors.
 def test_a_silent_peer_and_a_cancelled_handshake(loop: IOLoop, plain: Pair, ca: Authority) -> None:
     one, _ = plain
     before = count_fds()
@@ -670,7 +671,7 @@ def test_the_handshake_is_waited_for_once(loop: IOLoop, plain: Pair, ca: Authori
     run(loop, body)
 
 
-@pytest.mark.not_simulated("TLS on the socket itself")
+@of_the_system  # TLS on the socket itself.
 def test_an_end_without_close_notify_is_told_apart(
     loop: IOLoop, plain: Pair, ca: Authority
 ) -> None:

@@ -15,7 +15,8 @@ from coro.errors import StreamBufferFullError, StreamClosedError, UnsatisfiableR
 from coro.gen import coroutine
 from coro.loop import IOLoop
 from coro.stream import IOStream
-from tests.support.simulated import socket_pair, tcp_sockets
+from tests.support.hosting import of_the_system
+from tests.support.pairs import socket_pair, tcp_sockets
 from tests.support.virtual import closing_loop
 
 Pair = tuple[IOStream, IOStream]
@@ -343,7 +344,7 @@ def test_read_until_close_fails_when_the_buffer_overflows(loop: IOLoop, make: An
     run(loop, body)
 
 
-@pytest.mark.not_simulated("which of several that end in one turn goes on first")
+@of_the_system  # Which of several that end in one turn goes on first.
 def test_the_close_callback_comes_after_the_futures(loop: IOLoop, make: Any) -> None:
     """Whoever learns of the end by callback finds the futures settled, and their data taken."""
     reader, writer = make()
@@ -437,7 +438,7 @@ def test_writes_of_nothing(loop: IOLoop, make: Any, kind: Any) -> None:
     run(loop, body)
 
 
-@pytest.mark.not_simulated("makes its own sockets")
+@of_the_system  # Makes its own sockets.
 def test_writes_while_connecting_go_in_order(loop: IOLoop) -> None:
     order: list[str] = []
 
@@ -667,7 +668,7 @@ def test_send_eof_sends_what_waits_for_the_end_of_the_turn(loop: IOLoop, half: A
     run(loop, body)
 
 
-@pytest.mark.not_simulated("makes its own sockets")
+@of_the_system  # Makes its own sockets.
 def test_send_eof_while_connecting(loop: IOLoop) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         stream = IOStream(socket.socket())
@@ -756,7 +757,7 @@ def test_abort_resets_a_tcp_connection(loop: IOLoop) -> None:
     run(loop, body)
 
 
-@pytest.mark.not_simulated("makes its own sockets")
+@of_the_system  # Makes its own sockets.
 def test_abort_while_connecting(loop: IOLoop, deaf_port: int) -> None:
     stream = IOStream(socket.socket())
 

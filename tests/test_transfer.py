@@ -19,8 +19,9 @@ from coro.loop import IOLoop
 from coro.net import READ
 from coro.stream import BaseIOStream, IOStream
 from coro.transfer import READ_BUDGET, WRITE_BUDGET, WRITE_PIECES
+from tests.support.hosting import of_the_system
 from tests.support.leaks import count_fds
-from tests.support.simulated import socket_pair
+from tests.support.pairs import socket_pair
 from tests.support.virtual import closing_loop, turns
 
 
@@ -250,7 +251,7 @@ def test_wrong_arguments_hurt_nothing(loop: IOLoop, pair: Any) -> None:
     run(loop, body)
 
 
-@pytest.mark.not_simulated("what is sent is there at once")
+@of_the_system  # What is sent is there at once.
 @pytest.mark.parametrize(
     "limit", ["max_buffer_size", "read_chunk_size", "max_write_buffer_size", "write_low_water"]
 )
@@ -327,7 +328,7 @@ READS: dict[str, Callable[[IOStream], Any]] = {
 }
 
 
-@pytest.mark.not_simulated("writes to a bare descriptor")
+@of_the_system  # Writes to a bare descriptor.
 @pytest.mark.parametrize("kind", READS)
 @pytest.mark.parametrize("pending", [False, True])
 def test_an_answer_outlives_the_write_that_breaks(
@@ -353,7 +354,7 @@ def test_an_answer_outlives_the_write_that_breaks(
     assert caplog.records == []
 
 
-@pytest.mark.not_simulated("writes to a bare descriptor")
+@of_the_system  # Writes to a bare descriptor.
 def test_an_answer_that_does_not_fit_the_read(loop: IOLoop, pair: Any, caplog: Any) -> None:
     caplog.set_level(logging.INFO)
     stream, peer = pair
@@ -371,7 +372,7 @@ def test_an_answer_that_does_not_fit_the_read(loop: IOLoop, pair: Any, caplog: A
     assert len(caplog.records) == 1
 
 
-@pytest.mark.not_simulated("what is sent is there at once")
+@of_the_system  # What is sent is there at once.
 def test_an_answer_is_taken_in_up_to_the_limit(loop: IOLoop) -> None:
     ours, theirs = socket_pair()
     stream = IOStream(ours, max_buffer_size=100)
@@ -400,7 +401,7 @@ def test_a_cancelled_send_eof_is_sent_all_the_same(loop: IOLoop, gated: Any) -> 
     assert stream._registration is None
 
 
-@pytest.mark.not_simulated("what is sent is there at once")
+@of_the_system  # What is sent is there at once.
 @pytest.mark.parametrize("code", [errno.EAGAIN, errno.ENOTCONN, errno.EPIPE])
 def test_an_end_that_cannot_be_sent(loop: IOLoop, gated: Any, code: int, caplog: Any) -> None:
     stream, gate, peer = gated()
@@ -447,7 +448,7 @@ def test_abort(loop: IOLoop, pair: Any) -> None:
     assert peer.error is None
 
 
-@pytest.mark.not_simulated("a unix socket")
+@of_the_system  # A unix socket.
 def test_a_full_queue_of_a_unix_listener_is_a_failure(loop: IOLoop, tmp_path: Any) -> None:
     where = os.fspath(tmp_path / "socket")
     with socket.socket(socket.AF_UNIX) as listener:
