@@ -156,12 +156,13 @@ def test_a_write_of_nothing_waits_for_all_before_it(loop: IOLoop, gated: Any) ->
     assert stream.write(b"x" * 50).done()
     flushed = stream.write(b"")
     assert not flushed.done()
-    assert stream.write(b"") is flushed
+    again = stream.write(b"")
     let(loop, gate, 49)
     assert not flushed.done()
     later = stream.write(b"y" * 100)
     let(loop, gate, 1)
     assert flushed.done()
+    assert again.done()
     assert not later.done()
     let(loop, gate, 40)
     assert later.done()
@@ -174,6 +175,20 @@ def test_a_write_of_nothing_waits_for_all_before_it(loop: IOLoop, gated: Any) ->
     assert not flushed.done()
     let(loop, gate, 1)
     assert flushed.done()
+
+
+def test_a_write_of_nothing_is_cancelled_alone(loop: IOLoop, gated: Any) -> None:
+    stream, gate, _ = gated()
+    writes = [stream.write(data) for data in (b"x" * 50, b"", b"")]
+    writes[1].cancel()
+    assert [write.cancelled() for write in writes] == [False, True, False]
+    let(loop, gate, 50)
+    assert writes[0].result() is writes[2].result() is None
+    cancelled = stream.write(b"x" * 50)
+    cancelled.cancel()
+    flushed = stream.write(b"")
+    let(loop, gate, 50)
+    assert flushed.result() is None
 
 
 def test_what_waits_fails_with_the_stream(loop: IOLoop, gated: Any) -> None:
