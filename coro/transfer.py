@@ -572,9 +572,10 @@ class BaseIOStream:
         queue = self._queue
         if not queue.size:
             return self.io_loop.nothing
-        if not self._writes or self._writes[-1][0] < queue.added:
-            self._writes.append((queue.added, Write(self)))
-        return self._writes[-1][1]
+        # One of its own, also where another waits for the same: each may be cancelled alone.
+        flushed = Write(self)
+        self._writes.append((queue.added, flushed))
+        return flushed
 
     def write_soon(self, data: bytes) -> None:
         """Send bytes at the end of this turn of the loop; an error shows in the next read.

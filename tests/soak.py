@@ -1,8 +1,8 @@
 """Many seeds: ``python -m tests.soak [--seeds N]`` runs each simulated suite under so many.
 
 The suites are those of stream, connector and HTTP client, as they stand among the tests; a seed
-counts once for each test that it was tried on. It stops at the first failure, and says how to
-replay it.
+counts once for each test that it was tried on. After them come the programs of ``drawn``. It stops
+at the first failure, and says how to replay it.
 """
 
 from __future__ import annotations
@@ -17,12 +17,22 @@ from typing import NamedTuple
 
 import click
 
+from coro.testing import explore
+from tests.testing import drawn
+
 SUITES = {
-    "stream": ["tests/test_stream_conformance.py"],
+    "stream": [
+        f"tests/test_{name}.py"
+        for name in ("stream", "stream_conformance", "stream_corners", "transfer")
+    ],
     "connector": ["tests/test_connector.py", "tests/test_tcp.py"],
     "client": [
-        f"tests/http/test_client{name}.py"
-        for name in ("", "_bodies", "_failures", "_limits", "_redirects", "_requests", "_sizes")
+        "tests/http/test_connection.py",
+        "tests/http/test_pool.py",
+        *(
+            f"tests/http/test_client{name}.py"
+            for name in ("", "_bodies", "_failures", "_limits", "_redirects", "_requests", "_sizes")
+        ),
     ],
 }
 
@@ -90,7 +100,7 @@ def soak(name: str, seeds: int, workers: ThreadPoolExecutor, side_by_side: int) 
 
 @click.command()
 @click.option("--seeds", default=100_000, show_default=True, type=click.IntRange(1))
-@click.option("--only", type=click.Choice([*SUITES]), help="This suite alone.")
+@click.option("--only", type=click.Choice([*SUITES, "drawn"]), help="This suite alone.")
 def main(seeds: int, only: str | None) -> None:
     """Simulate the suites under many seeds."""
     side_by_side = os.cpu_count() or 1
@@ -98,6 +108,9 @@ def main(seeds: int, only: str | None) -> None:
         total = sum(
             soak(name, seeds, workers, side_by_side) for name in SUITES if only in (None, name)
         )
+    for program in (drawn.streams, drawn.connections, drawn.fetches):
+        if only in (None, "drawn"):
+            total += explore(program, seeds=range(seeds))
     click.echo(f"{total:,} seeds in all")
 
 

@@ -103,6 +103,19 @@ def test_the_readmes_first_program(clean_python: Path, tmp_path: Path) -> None:
     assert printed == shown[1]
 
 
+def test_pytest_finds_the_plugin(clean_python: Path, tmp_path: Path) -> None:
+    install(clean_python, "pytest")
+    test = tmp_path / "test_it.py"
+    test.write_text(
+        "from coro import coroutine, sleep\n"
+        "@coroutine\n"
+        "def test_it(coro_world):\n"
+        "    yield sleep(3600)\n"
+    )
+    printed = run(clean_python, "-m", "pytest", "-W", "error", "--coro-seeds=3", test, cwd=tmp_path)
+    assert "3 passed" in printed
+
+
 def test_the_command_names_the_extra_that_it_misses(clean_python: Path, tmp_path: Path) -> None:
     printed = run(clean_python.with_name("coro"), "--version", cwd=tmp_path, code=2)
     assert "pip install 'coro-loop[cli]'" in printed

@@ -15,6 +15,8 @@ from coro.errors import StreamBufferFullError, StreamClosedError, UnsatisfiableR
 from coro.gen import coroutine
 from coro.loop import IOLoop
 from coro.stream import IOStream
+from tests.support.hosting import of_the_system
+from tests.support.pairs import socket_pair, tcp_sockets
 from tests.support.virtual import closing_loop
 
 Pair = tuple[IOStream, IOStream]
@@ -31,20 +33,13 @@ def loop() -> Iterator[IOLoop]:
         assert (left["handlers"], left["timers"], left["tasks"]) == (0, 0, 0)
 
 
-def tcp_sockets() -> tuple[socket.socket, socket.socket]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        client = socket.create_connection(listener.getsockname())
-        server, _ = listener.accept()
-    return client, server
-
-
 @pytest.fixture(params=["tcp", "unix"])
 def make(request: Any, loop: IOLoop) -> Iterator[Callable[..., Pair]]:
     """``make(**limits)``: two connected streams; the limits are the first one's."""
     made: list[IOStream] = []
 
     def make(**limits: Any) -> Pair:
-        ours, theirs = socket.socketpair() if request.param == "unix" else tcp_sockets()
+        ours, theirs = socket_pair() if request.param == "unix" else tcp_sockets()
         pair = IOStream(ours, **limits), IOStream(theirs)
         made.extend(pair)
         return pair
@@ -72,7 +67,7 @@ def until(condition: Callable[[], Any]) -> Any:
 
 @pytest.mark.parametrize("limit", ["max_buffer_size", "read_chunk_size", "max_write_buffer_size"])
 def test_a_negative_limit_is_refused(loop: IOLoop, limit: str) -> None:
-    ours, theirs = socket.socketpair()
+    ours, theirs = socket_pair()
     with ours, theirs, pytest.raises(ValueError, match="limit"):
         IOStream(ours, **dict[str, Any]({limit: -1}))
 
@@ -226,7 +221,7 @@ def test_read_into_that_ends_early_gives_back(loop: IOLoop, make: Any, ending: s
 
 def test_linear_search_over_small_pieces(loop: IOLoop, monkeypatch: Any) -> None:
     """4 MB in 64-byte receives: each byte is searched once, give or take the delimiter."""
-    ours, theirs = socket.socketpair()
+    ours, theirs = socket_pair()
     reader, writer = IOStream(ours, read_chunk_size=64), IOStream(theirs)
     size = 4_000_000
     searched = 0
@@ -349,6 +344,7 @@ def test_read_until_close_fails_when_the_buffer_overflows(loop: IOLoop, make: An
     run(loop, body)
 
 
+@of_the_system  # Which of several that end in one turn goes on first.
 def test_the_close_callback_comes_after_the_futures(loop: IOLoop, make: Any) -> None:
     """Whoever learns of the end by callback finds the futures settled, and their data taken."""
     reader, writer = make()
@@ -442,6 +438,7 @@ def test_writes_of_nothing(loop: IOLoop, make: Any, kind: Any) -> None:
     run(loop, body)
 
 
+@of_the_system  # Makes its own sockets.
 def test_writes_while_connecting_go_in_order(loop: IOLoop) -> None:
     order: list[str] = []
 
@@ -608,7 +605,7 @@ def all_of(peer: socket.socket, size: int) -> Any:
 @pytest.fixture(params=["tcp", "unix"])
 def half(request: Any, loop: IOLoop) -> Iterator[tuple[IOStream, socket.socket]]:
     """A stream, and a bare non-blocking socket at its other end."""
-    ours, theirs = socket.socketpair() if request.param == "unix" else tcp_sockets()
+    ours, theirs = socket_pair() if request.param == "unix" else tcp_sockets()
     theirs.setblocking(False)
     stream = IOStream(ours)
     with theirs:
@@ -671,6 +668,7 @@ def test_send_eof_sends_what_waits_for_the_end_of_the_turn(loop: IOLoop, half: A
     run(loop, body)
 
 
+@of_the_system  # Makes its own sockets.
 def test_send_eof_while_connecting(loop: IOLoop) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         stream = IOStream(socket.socket())
@@ -759,6 +757,7 @@ def test_abort_resets_a_tcp_connection(loop: IOLoop) -> None:
     run(loop, body)
 
 
+@of_the_system  # Makes its own sockets.
 def test_abort_while_connecting(loop: IOLoop, deaf_port: int) -> None:
     stream = IOStream(socket.socket())
 

@@ -19,7 +19,9 @@ from coro.loop import IOLoop
 from coro.net import READ
 from coro.stream import BaseIOStream, IOStream
 from coro.transfer import READ_BUDGET, WRITE_BUDGET, WRITE_PIECES
+from tests.support.hosting import of_the_system
 from tests.support.leaks import count_fds
+from tests.support.pairs import socket_pair
 from tests.support.virtual import closing_loop, turns
 
 
@@ -76,7 +78,7 @@ def gated(loop: IOLoop) -> Iterator[Callable[..., tuple[BaseIOStream, Gate, sock
     before = count_fds()
 
     def make(**limits: Any) -> tuple[BaseIOStream, Gate, socket.socket]:
-        ours, theirs = socket.socketpair()
+        ours, theirs = socket_pair()
         gate = Gate(ours)
         stream = BaseIOStream(gate, **limits)
         made.extend((stream, theirs))
@@ -90,7 +92,7 @@ def gated(loop: IOLoop) -> Iterator[Callable[..., tuple[BaseIOStream, Gate, sock
 
 @pytest.fixture
 def pair(loop: IOLoop) -> Iterator[tuple[IOStream, IOStream]]:
-    ours, theirs = map(IOStream, socket.socketpair())
+    ours, theirs = map(IOStream, socket_pair())
     yield ours, theirs
     ours.close()
     theirs.close()
@@ -154,12 +156,13 @@ def test_a_write_of_nothing_waits_for_all_before_it(loop: IOLoop, gated: Any) ->
     assert stream.write(b"x" * 50).done()
     flushed = stream.write(b"")
     assert not flushed.done()
-    assert stream.write(b"") is flushed
+    again = stream.write(b"")
     let(loop, gate, 49)
     assert not flushed.done()
     later = stream.write(b"y" * 100)
     let(loop, gate, 1)
     assert flushed.done()
+    assert again.done()
     assert not later.done()
     let(loop, gate, 40)
     assert later.done()
@@ -172,6 +175,20 @@ def test_a_write_of_nothing_waits_for_all_before_it(loop: IOLoop, gated: Any) ->
     assert not flushed.done()
     let(loop, gate, 1)
     assert flushed.done()
+
+
+def test_a_write_of_nothing_is_cancelled_alone(loop: IOLoop, gated: Any) -> None:
+    stream, gate, _ = gated()
+    writes = [stream.write(data) for data in (b"x" * 50, b"", b"")]
+    writes[1].cancel()
+    assert [write.cancelled() for write in writes] == [False, True, False]
+    let(loop, gate, 50)
+    assert writes[0].result() is writes[2].result() is None
+    cancelled = stream.write(b"x" * 50)
+    cancelled.cancel()
+    flushed = stream.write(b"")
+    let(loop, gate, 50)
+    assert flushed.result() is None
 
 
 def test_what_waits_fails_with_the_stream(loop: IOLoop, gated: Any) -> None:
@@ -249,11 +266,12 @@ def test_wrong_arguments_hurt_nothing(loop: IOLoop, pair: Any) -> None:
     run(loop, body)
 
 
+@of_the_system  # What is sent is there at once.
 @pytest.mark.parametrize(
     "limit", ["max_buffer_size", "read_chunk_size", "max_write_buffer_size", "write_low_water"]
 )
 def test_a_refused_limit_leaves_the_socket(loop: IOLoop, limit: str) -> None:
-    ours, theirs = socket.socketpair()
+    ours, theirs = socket_pair()
     with ours, theirs:
         with pytest.raises(ValueError, match="negative"):
             IOStream(ours, **{limit: -1})  # type: ignore[arg-type]
@@ -325,6 +343,7 @@ READS: dict[str, Callable[[IOStream], Any]] = {
 }
 
 
+@of_the_system  # Writes to a bare descriptor.
 @pytest.mark.parametrize("kind", READS)
 @pytest.mark.parametrize("pending", [False, True])
 def test_an_answer_outlives_the_write_that_breaks(
@@ -350,6 +369,7 @@ def test_an_answer_outlives_the_write_that_breaks(
     assert caplog.records == []
 
 
+@of_the_system  # Writes to a bare descriptor.
 def test_an_answer_that_does_not_fit_the_read(loop: IOLoop, pair: Any, caplog: Any) -> None:
     caplog.set_level(logging.INFO)
     stream, peer = pair
@@ -367,8 +387,9 @@ def test_an_answer_that_does_not_fit_the_read(loop: IOLoop, pair: Any, caplog: A
     assert len(caplog.records) == 1
 
 
+@of_the_system  # What is sent is there at once.
 def test_an_answer_is_taken_in_up_to_the_limit(loop: IOLoop) -> None:
-    ours, theirs = socket.socketpair()
+    ours, theirs = socket_pair()
     stream = IOStream(ours, max_buffer_size=100)
     with theirs:
         theirs.send(b"x" * 10_000)
@@ -395,6 +416,7 @@ def test_a_cancelled_send_eof_is_sent_all_the_same(loop: IOLoop, gated: Any) -> 
     assert stream._registration is None
 
 
+@of_the_system  # What is sent is there at once.
 @pytest.mark.parametrize("code", [errno.EAGAIN, errno.ENOTCONN, errno.EPIPE])
 def test_an_end_that_cannot_be_sent(loop: IOLoop, gated: Any, code: int, caplog: Any) -> None:
     stream, gate, peer = gated()
@@ -441,6 +463,7 @@ def test_abort(loop: IOLoop, pair: Any) -> None:
     assert peer.error is None
 
 
+@of_the_system  # A unix socket.
 def test_a_full_queue_of_a_unix_listener_is_a_failure(loop: IOLoop, tmp_path: Any) -> None:
     where = os.fspath(tmp_path / "socket")
     with socket.socket(socket.AF_UNIX) as listener:
@@ -461,7 +484,7 @@ def test_no_circles_through_what_fails(loop: IOLoop) -> None:
     gc.disable()
     try:
         for ending in ("write", "search", "refused", "eof", "abort"):
-            ours, theirs = map(IOStream, socket.socketpair())
+            ours, theirs = map(IOStream, socket_pair())
 
             def body(ours: IOStream = ours, theirs: IOStream = theirs, e: str = ending) -> Any:
                 yield theirs.write(b"abc")

@@ -37,6 +37,11 @@ class NotingLoop(IOLoop):
                 live = [task for task in self._live_tasks() if not task.done()]
                 self.left += [f"task {task.get_name()}" for task in live]
 
+    def note_again(self) -> None:
+        """Forget what was noted; note what the next program leaves."""
+        self.left.clear()
+        self._noted = False
+
 
 class _Closing(Observer):
     def loop_closed(self, loop: Any) -> None:

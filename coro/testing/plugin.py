@@ -5,7 +5,12 @@ functions, ``async def`` tests that are marked ``coro`` or use its fixtures, and
 ``coro_mode = auto`` all ``async def`` tests that no other plugin is asked to run.
 
 Each such test runs on a fresh loop, within a time limit, and fails if it leaves tasks, timers,
-descriptors, or errors that nobody looked at.
+descriptors, or errors that nobody looked at. The checks stand in the fixtures ``coro_loop`` and
+``coro_world``, of which each test of ours has one. They are the first that are made for a test, and
+so the last that end: what its other fixtures give back is not left.
+
+Every pytest of an environment in which coro is installed loads this module, so it imports no
+simulation before a test asks for one.
 """
 
 from __future__ import annotations
@@ -23,28 +28,33 @@ from typing import Any
 
 import pytest
 
+from coro import testing
 from coro.errors import CancelledError, TimeoutError
-from coro.future import UNRETRIEVED
-from coro.gen import coroutine, current_task, is_coroutine_function
+from coro.future import UNRETRIEVED, slot
+from coro.gen import coroutine, current_task, is_coroutine_function, moment
 from coro.loop import IOLoop
 from coro.main import run_on
 from coro.stuck import format_dump
 from coro.testing.leftovers import NotingLoop
-from coro.testing.simulation import World
 
 __all__: list[str] = []
 
 KINDS = ("task", "timer", "descriptor", "error")
 
 MARKER = """\
-coro(timeout=seconds, allow_leaks=(kind, ...)): run the test on a loop of coro's. \
-timeout: in a simulated world these are virtual seconds; None: no limit. \
-allow_leaks: what it may leave behind: "task", "timer", "descriptor", "error"."""
+coro(timeout=seconds, allow_leaks=(kind, ...), network=None, faults=None): run the test on a loop \
+of coro's. timeout: in a simulated world these are virtual seconds; None: no limit. \
+allow_leaks: what it may leave behind: "task", "timer", "descriptor", "error". \
+network, faults: of its simulated world, as for coro.testing.World."""
 
 DEFAULT_TIMEOUT = 60.0
 DEFAULT_SEEDS = 10
 
-_world_key = pytest.StashKey[World]()
+# Turns in which that may end which has only to notice that it is over.
+GRACE = 10
+
+# Whether the test failed: what it leaves is then a consequence.
+_failed = pytest.StashKey[bool]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -89,8 +99,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test once for each seed."""
-    if "coro_world" in metafunc.fixturenames:
+    """Run a test once for each seed, unless it chooses its seeds itself."""
+    chosen = {
+        name.strip()
+        for mark in metafunc.definition.iter_markers("parametrize")
+        for name in (mark.args[0].split(",") if isinstance(mark.args[0], str) else mark.args[0])
+    }
+    if "coro_world" in metafunc.fixturenames and "coro_world" not in chosen:
         one = metafunc.config.getoption("coro_seed")
         seeds = range(metafunc.config.getoption("coro_seeds")) if one is None else [one]
         ids = [f"seed{seed}" for seed in seeds]
@@ -112,7 +127,11 @@ def pytest_pycollect_makeitem(
     found = yield
     if not isinstance(found, list):
         return found
-    return [_ours(each) if _is_ours(each) else each for each in found]
+    made = [_ours(each) if _is_ours(each) else each for each in found]
+    for each in made:
+        if isinstance(each, pytest.Function):
+            _order_fixtures(each)
+    return made
 
 
 def _is_ours(item: Any) -> bool:
@@ -139,7 +158,19 @@ def _ours(item: pytest.Function) -> CoroFunction:
         fixtureinfo=item._fixtureinfo,
         originalname=item.originalname,
     )
+    if not _LOOPS & set(made.fixturenames):
+        made.fixturenames.append("coro_loop")
     return made
+
+
+def _order_fixtures(item: pytest.Function) -> None:
+    """Make the fixture with the checks the first of those that are made for one test."""
+    names = item.fixturenames
+    for name in sorted(_LOOPS & set(names)):
+        names.remove(name)
+        known = item._fixtureinfo.name2fixturedefs
+        wide = [each for each in names if each in known and known[each][-1].scope != "function"]
+        names.insert(max((names.index(each) + 1 for each in wide), default=0), name)
 
 
 # --- running them ------------------------------------------------------------------------------
@@ -150,49 +181,63 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Run a test of ours."""
     if not isinstance(pyfuncitem, CoroFunction):
         return None
-    names = pyfuncitem._fixtureinfo.argnames
-    arguments = {name: pyfuncitem.funcargs[name] for name in names}
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
     call = functools.partial(pyfuncitem.obj, **arguments)
-    seconds, allowed = _options(pyfuncitem)
-    world = pyfuncitem.stash.get(_world_key, None)
-    with _complaints(allowed) as found:
-        if world is None:
-            loop: Any = arguments.get("coro_loop") or NotingLoop(make_current=False)
-            _run(loop, call, seconds)
-            found += loop.left
-        else:
-            marker = pyfuncitem.get_closest_marker("coro")
-            limit = None if marker is None else marker.kwargs.get("timeout")
-            _run_in(world, pyfuncitem, call, limit)
-            found += world.left
+    world: Any = pyfuncitem.funcargs.get("coro_world")
+    loop: Any = pyfuncitem.funcargs.get("coro_loop")
+    options = _options(pyfuncitem)
+    if world is None:
+        _run(loop.run_sync, call, options["timeout"])
+    else:
+        marker = pyfuncitem.get_closest_marker("coro")
+        limit = None if marker is None else marker.kwargs.get("timeout")
+        _run_in(world, pyfuncitem, call, limit)
     return True
 
 
-def _options(item: pytest.Function) -> tuple[float | None, tuple[str, ...]]:
-    """Return the time limit of a test, and what it may leave behind."""
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Note whether a test failed."""
+    try:
+        return (yield)
+    except BaseException:
+        item.stash[_failed] = True
+        raise
+
+
+def _options(item: pytest.Item) -> dict[str, Any]:
+    """Return what the marker of a test says."""
+    found: dict[str, Any] = {
+        "timeout": float(item.config.getini("coro_timeout")) or None,
+        "allow_leaks": (),
+        "network": None,
+        "faults": None,
+    }
     marker = item.get_closest_marker("coro")
-    options = {} if marker is None else marker.kwargs
-    unknown = set(options) - {"timeout", "allow_leaks"}
-    if unknown or (marker is not None and marker.args):
-        raise pytest.UsageError(f"the marker coro takes timeout and allow_leaks: {marker}")
-    seconds = float(item.config.getini("coro_timeout")) or None
-    allowed = options.get("allow_leaks", ())
-    allowed = (allowed,) if isinstance(allowed, str) else tuple(allowed)
-    if not set(allowed) <= set(KINDS):
-        raise pytest.UsageError(f"allow_leaks is some of {KINDS}, not {allowed!r}")
-    return options.get("timeout", seconds), allowed
+    given = {} if marker is None else marker.kwargs
+    if not set(given) <= set(found) or (marker is not None and marker.args):
+        pytest.fail(f"the marker coro takes {', '.join(found)}: {marker}", pytrace=False)
+    found |= given
+    if isinstance(found["allow_leaks"], str):
+        found["allow_leaks"] = (found["allow_leaks"],)
+    if not set(found["allow_leaks"]) <= set(KINDS):
+        pytest.fail(f"allow_leaks is some of {KINDS}, not {found['allow_leaks']!r}", pytrace=False)
+    return found
 
 
-def _run(loop: IOLoop, call: Callable[[], Any], seconds: float | None) -> None:
-    """Run a test to its end, on a loop that is closed then."""
+def _run(
+    run: Callable[[Callable[[], Any]], Any], call: Callable[[], Any], seconds: float | None
+) -> None:
+    """Run a test to its end."""
     dumps: list[str] = []
 
     @coroutine
     def main() -> Generator[Any, Any, None]:
+        loop = IOLoop.current()
         cancel = current_task().cancel  # type: ignore[union-attr]
 
         def expire() -> None:
-            dumps.append(format_dump())
+            dumps.append(format_dump(loop))
             cancel()
 
         timer = None if seconds is None else loop.call_later(seconds, expire)
@@ -203,26 +248,35 @@ def _run(loop: IOLoop, call: Callable[[], Any], seconds: float | None) -> None:
         finally:
             if timer is not None:
                 loop.remove_timeout(timer)
+        yield _settle()
 
     try:
-        run_on(loop, main)
+        run(main)
     except CancelledError:
         if not dumps:
             raise
-        raise TimeoutError(
-            f"the test took more than {seconds:g} s; so it stood then:\n{dumps[0]}"
-        ) from None
+    if dumps:
+        raise TimeoutError(f"the test took more than {seconds:g} s; so it stood then:\n{dumps[0]}")
 
 
-def _run_in(
-    world: World, item: pytest.Function, call: Callable[[], Any], limit: float | None
-) -> None:
+@coroutine
+def _settle() -> Generator[Any, Any, None]:
+    """Let that end which has only to notice that it is over."""
+    loop = IOLoop.current()
+    for _ in range(GRACE):
+        if all(task is current_task() for task in loop._live_tasks()):
+            return
+        yield moment
+
+
+def _run_in(world: Any, item: pytest.Item, call: Callable[[], Any], limit: float | None) -> None:
     """Run a test in a simulated world."""
     try:
-        world.run(call, timeout=limit)
+        _run(world.run, call, limit)
     except Exception as error:
         # The note of ``World.run`` shows a call of simulate(), which is not how a test begins.
-        del error.__notes__[-1:]
+        notes = getattr(error, "__notes__", [])
+        notes[:] = [note for note in notes if not note.startswith("simulated with seed")]
         faults = f"; faults: {list(world.faults)!r}" if world.faults else ""
         error.add_note(
             f"simulated with seed {world.seed}{faults}; to replay it: "
@@ -248,8 +302,9 @@ class _Errors(logging.Handler):
 
 
 @contextlib.contextmanager
-def _complaints(allowed: tuple[str, ...]) -> Iterator[list[str]]:
+def _complaints(item: pytest.Item) -> Iterator[list[str]]:
     """Fail, after the block, for what was left behind: the lines that it collected, and ours."""
+    allowed = _options(item)["allow_leaks"]
     found: list[str] = []
     handler = _Errors(found)
     log = logging.getLogger("coro.application")
@@ -263,7 +318,7 @@ def _complaints(allowed: tuple[str, ...]) -> Iterator[list[str]]:
         log.removeHandler(handler)
     found += [f"descriptor {fd}: {what}" for fd, what in _more_than(before).items()]
     found = [line for line in found if line.partition(" ")[0] not in allowed]
-    if found:
+    if found and not item.stash.get(_failed, False):
         lines = "\n".join(f"  {line}" for line in found)
         pytest.fail(
             f"the test left behind:\n{lines}\n"
@@ -295,28 +350,40 @@ def _more_than(before: dict[int, str]) -> dict[int, str]:
 
 # --- fixtures ----------------------------------------------------------------------------------
 
-_FIXTURES = {"coro_loop", "coro_world", "coro_socket"}
+_LOOPS = {"coro_loop", "coro_world"}
+_FIXTURES = {*_LOOPS, "coro_socket"}
 
 
 @pytest.fixture
-def coro_loop() -> Iterator[IOLoop]:
-    """The fresh loop on which the test runs; of a plain function, the current loop."""
-    loop = NotingLoop()
-    yield loop
-    if not loop._closed:
-        loop.close()
-    IOLoop.clear_current()
+def coro_loop(request: pytest.FixtureRequest) -> Iterator[IOLoop]:
+    """The fresh loop on which the test runs, current from the beginning; a plain function calls
+    ``coro_loop.run_sync(main)``.
+    """
+    previous = slot.current
+    with _complaints(request.node) as found:
+        loop = NotingLoop()
+        yield loop
+        if not loop._closed:
+            # What earlier runs of the loop left may have ended since.
+            loop.note_again()
+            run_on(loop, _settle, debug=False)
+        found += loop.left
+        slot.current = previous
 
 
 @pytest.fixture
-def coro_world(request: pytest.FixtureRequest) -> World:
+def coro_world(request: pytest.FixtureRequest) -> Iterator[Any]:
     """A simulated world, in which the test runs, for each seed (``--coro-seeds=N``) once.
 
     A plain function gets one in which nothing runs yet: ``coro_world.run(main)``.
     """
-    world = World(request.param)
-    request.node.stash[_world_key] = world
-    return world
+    if "coro_loop" in request.fixturenames:
+        pytest.fail("coro_world has a loop of its own: leave out coro_loop", pytrace=False)
+    options = _options(request.node)
+    with _complaints(request.node) as found:
+        world = testing.World(request.param, network=options["network"], faults=options["faults"])
+        yield world
+        found += world.left
 
 
 @pytest.fixture

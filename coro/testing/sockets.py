@@ -10,7 +10,7 @@ import os
 import socket
 from collections import deque
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from coro.net import AF_INET6, READ, WRITE
 from coro.testing.links import Way
@@ -77,6 +77,12 @@ class SimSocket:
 
     def __repr__(self) -> str:
         return f"<SimSocket fd={self._fd} {self.state} {self._local} {self._remote}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
 
     def open(self) -> None:
         """Take a descriptor.

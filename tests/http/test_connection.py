@@ -22,7 +22,7 @@ from coro.loop import IOLoop
 from coro.stream import IOStream
 from tests.conftest import RawServerFactory
 from tests.http.serving import chunked, response
-from tests.support.hosting import new_loop
+from tests.support.hosting import new_loop, of_the_system
 from tests.support.raw_server import answer
 from tests.support.virtual import turns
 
@@ -414,6 +414,7 @@ def test_an_end_that_is_known_costs_no_attempt(fetch: Any, loop: IOLoop, serve: 
 # --- the room by itself ----------------------------------------------------------------------
 
 
+@of_the_system  # Makes its own sockets.
 def test_statements_of_a_connection(loop: IOLoop) -> None:
     ours, theirs = socket.socketpair()
     stream = IOStream(ours)

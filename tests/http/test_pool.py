@@ -14,6 +14,7 @@ from coro.gen import Task, coroutine, sleep
 from coro.http.connection import HTTPConnection
 from coro.http.pool import ConnectionPool
 from coro.loop import IOLoop
+from tests.support.hosting import of_the_system
 from tests.support.virtual import turns
 
 
@@ -90,6 +91,7 @@ def test_slots(loop: IOLoop, pool: ConnectionPool) -> None:
     assert counts(pool) == (0, 0)
 
 
+@of_the_system  # Which of several that end in one turn goes on first.
 def test_first_come_first_served(loop: IOLoop, pool: ConnectionPool) -> None:
     log: list[int] = []
     loop.run_sync(lambda: [hold(pool, log, number) for number in range(7)])
@@ -97,6 +99,7 @@ def test_first_come_first_served(loop: IOLoop, pool: ConnectionPool) -> None:
     assert counts(pool) == (0, 0)
 
 
+@of_the_system  # Which of several that end in one turn goes on first.
 def test_nobody_overtakes_those_who_wait(loop: IOLoop, pool: ConnectionPool) -> None:
     """A slot given back goes to the first that waits, in that very moment."""
     log: list[str] = []
@@ -113,6 +116,7 @@ def test_nobody_overtakes_those_who_wait(loop: IOLoop, pool: ConnectionPool) -> 
     assert log == ["a", "b", "waits", "waits too", "newcomer"]
 
 
+@of_the_system  # Which of several that end in one turn goes on first.
 def test_cancelled_while_waiting(loop: IOLoop, pool: ConnectionPool) -> None:
     log: list[int] = []
     tasks = [hold(pool, log, number) for number in range(6)]

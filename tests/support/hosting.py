@@ -84,11 +84,13 @@ uvloop.new_event_loop().close()
 class _Hosting:
     """By whom the loops of the present test are hosted: one of ``HOSTS``, or None.
 
-    Or whether they are simulated, and under which seed.
+    Or whether they are simulated, under which seed, and how long bytes are on their way: so short
+    that tests may count seconds, and yet none as long as another.
     """
 
     host: str | None = None
     seed: int | None = None
+    delay = DELAY = (1e-9, 1e-7)
 
 
 hosting = _Hosting()
@@ -111,9 +113,8 @@ def simulated_loop(seed: int, *, make_current: bool = True) -> IOLoop:
     """Make a loop in a simulated network."""
     clock = SimClock()
     network = SimNetwork(clock, Random(f"{seed} network"))
-    # So short that tests may count seconds, and yet none as long as another.
-    network.default_link = Link(delay=(1e-9, 1e-7))
-    network.dns_delay = (1e-9, 1e-7)
+    network.default_link = Link(delay=hosting.delay)
+    network.dns_delay = hosting.delay
     loop = SimLoop(clock=clock, network=network, random=Random(f"{seed} order"))
     if make_current:
         loop.make_current()

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections.abc import Callable
+from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+# A pytest inside of this one forgets what it imports, but ``coro.testing`` keeps its names.
+import coro.testing.simulation  # noqa: F401
 
 pytest_plugins = ["pytester"]
 
@@ -22,6 +28,9 @@ from coro.testing import current_world
 
 """
 
+# Where coro is installed, its entry point loads the plugin; and it must not be loaded twice.
+PLUGIN = () if entry_points(group="pytest11", name="coro") else ("-p", "coro.testing.plugin")
+
 Run = Callable[..., Any]
 
 
@@ -32,9 +41,7 @@ def run(pytester: pytest.Pytester) -> Run:
 
     def start(tests: str, *options: str) -> Any:
         pytester.makepyfile(HEAD + textwrap.dedent(tests))
-        return pytester.runpytest_inprocess(
-            "-p", "coro.testing.plugin", "-p", "no:cacheprovider", *options
-        )
+        return pytester.runpytest_inprocess(*PLUGIN, "-p", "no:cacheprovider", *options)
 
     return start
 
@@ -245,7 +252,7 @@ def test_what_is_left_is_told(run: Run, kind: str, world: str) -> None:
         """,
         "--coro-seeds=1",
     )
-    result.assert_outcomes(passed=1, failed=1)
+    result.assert_outcomes(passed=2, errors=1)
     result.stdout.fnmatch_lines(["*left behind*", f"*{kind} *", "*allow_leaks*"])
 
 
@@ -276,7 +283,7 @@ def test_descriptors_are_counted(run: Run) -> None:
         """,
         "--coro-seeds=1",
     )
-    result.assert_outcomes(passed=2, failed=2)
+    result.assert_outcomes(passed=4, errors=2)
     result.stdout.fnmatch_lines(["*left behind*", "*descriptor*socket*"])
 
 
@@ -322,10 +329,136 @@ def test_bad_markers(run: Run) -> None:
         def test_a_kind_that_is_none():
             yield moment
         """)
-    result.assert_outcomes(failed=2)
-    result.stdout.fnmatch_lines(["*timeout and allow_leaks*", "*allow_leaks is some of*"])
+    result.assert_outcomes(errors=2)
+    result.stdout.fnmatch_lines(["*takes timeout, allow_leaks*", "*allow_leaks is some of*"])
 
 
 def test_help(run: Run) -> None:
     result = run("", "--help")
     result.stdout.fnmatch_lines(["*--coro-seeds=N*", "*coro_timeout*"])
+
+
+def test_fixtures_share_the_loop_of_the_test(run: Run) -> None:
+    result = run("""
+        @pytest.fixture
+        def background(coro_loop):
+            assert IOLoop.current() is coro_loop
+            @coroutine
+            def waits():
+                yield Future()
+            timer = coro_loop.call_later(1000, print)
+            task = waits()
+            yield coro_loop
+            task.cancel()
+            coro_loop.remove_timeout(timer)
+            coro_loop.run_sync(lambda: moment)
+
+        @coroutine
+        def test_it(background):
+            yield moment
+            assert IOLoop.current() is background
+
+        def test_nothing_stays():
+            assert IOLoop.current(instance=False) is None
+        """)
+    result.assert_outcomes(passed=2)
+
+
+def test_what_fixtures_give_back_is_not_left(run: Run) -> None:
+    result = run("""
+        @coroutine
+        def test_sockets_of_a_fixture(coro_socket):
+            assert coro_socket().getsockname() != coro_socket().getsockname()
+            yield moment
+
+        @coroutine
+        def waits():
+            try:
+                yield Future()
+            finally:
+                yield moment
+
+        @coroutine
+        def test_what_has_only_to_notice_its_end():
+            task = waits()
+            yield moment
+            task.cancel()
+        """)
+    result.assert_outcomes(passed=2)
+
+
+def test_plain_functions_are_checked_too(run: Run) -> None:
+    result = run(
+        """
+        @coroutine
+        def leaves_a_task():
+            @coroutine
+            def waits():
+                yield Future()
+            waits()
+            yield moment
+
+        def test_on_a_loop(coro_loop):
+            coro_loop.run_sync(leaves_a_task)
+            coro_loop.run_sync(lambda: moment)
+
+        def test_in_a_world(coro_world):
+            coro_world.run(leaves_a_task)
+        """,
+        "--coro-seeds=1",
+    )
+    result.assert_outcomes(passed=2, errors=2)
+    result.stdout.fnmatch_lines(["*task *waits*", "*task *waits*"])
+
+
+def test_after_a_failure_nothing_else_is_told(run: Run) -> None:
+    result = run("""
+        @coroutine
+        def test_fails():
+            IOLoop.current().call_later(1000, print)
+            yield moment
+            assert [1, 2] == [1, 3], "so it is"
+        """)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*so it is*", "*At index 1 diff: 2 != 3*"])
+    result.stdout.no_fnmatch_line("*left behind*")
+
+
+def test_a_seed_for_ever_and_a_world_as_marked(run: Run) -> None:
+    result = run("""
+        from coro.testing import Faults
+
+        def hosts(network):
+            network.host("db")
+
+        @pytest.mark.parametrize("coro_world", [17, 40], indirect=True)
+        @pytest.mark.coro(network=hosts, faults=Faults(3))
+        async def test_it(coro_world):
+            await sleep(60)
+            assert "db" in coro_world.network.hosts
+            assert len(coro_world.faults) == 3
+            assert coro_world.seed != 40
+        """)
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*seed 40; faults: ?Fault(*"])
+
+
+def test_a_world_has_its_own_loop(run: Run) -> None:
+    result = run("def test_it(coro_world, coro_loop): pass", "--coro-seeds=1")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*leave out coro_loop*"])
+
+
+def test_no_simulation_before_a_test_asks_for_one(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent.parent), os.pathsep)
+    pytester.makepyfile("""
+        import sys
+
+        def test_it():
+            assert "coro.testing.plugin" in sys.modules
+            assert not {"coro.testing.simulation", "coro.tls", "coro.http"} & set(sys.modules)
+        """)
+    without = ("-p", "no:asyncio", "-p", "no:anyio", "-p", "no:cacheprovider")
+    pytester.runpytest_subprocess(*PLUGIN, *without).assert_outcomes(passed=1)
