@@ -40,10 +40,10 @@ from coro.net import Poller
 from coro.task import Task
 from coro.timers import Timer, TimerHeap
 
-__all__ = ["HostedLoop"]
+__all__ = ["ATTRIBUTE", "HostedLoop", "Suspended", "register_if_suspended", "swap_current"]
 
 # The attribute of a host that holds its hosted loop.
-_ATTRIBUTE = "_coro_ioloop"
+ATTRIBUTE = "_coro_ioloop"
 
 # Whose clock is ``time.monotonic``. uvloop shows it in milliseconds and as it was when the present
 # iteration began, which is too coarse for an IOLoop.
@@ -70,7 +70,7 @@ def _swap_as_3_12_does(loop: Any, task: Any) -> Any:
 
 
 _swap: Callable[[Any, Any], Any] = getattr(asyncio_tasks, "_swap_current_task", _swap_step_by_step)
-_swap_current = _swap_as_3_12_does if sys.version_info[:2] == (3, 12) else _swap
+swap_current = _swap_as_3_12_does if sys.version_info[:2] == (3, 12) else _swap
 
 
 class _Ready(deque[Any]):
@@ -111,7 +111,7 @@ class _Timers(TimerHeap):
         deadline: float,
         callback: Callable[..., Any],
         args: tuple[Any, ...],
-        context: Context,
+        context: Context | None,
     ) -> Timer:
         """Take in a new timer and return it."""
         timer = super().add(deadline, callback, args, context)
@@ -120,13 +120,22 @@ class _Timers(TimerHeap):
         return timer
 
 
-class _Suspended(dict[Any, None]):
+class Suspended(dict[Any, None]):
     """The tasks that a loop refers to; asyncio is told of each."""
 
     __slots__ = ()
 
     def __setitem__(self, task: Any, value: None) -> None:
         super().__setitem__(task, value)
+        asyncio_tasks._register_task(task)
+
+
+def register_if_suspended(task: Any) -> None:
+    """Tell asyncio of a task whose step has ended, if no set of the loop has it.
+
+    It waits for a task that is suspended.
+    """
+    if type(task) is Task and task._waiting is not None and not task._held:
         asyncio_tasks._register_task(task)
 
 
@@ -170,7 +179,7 @@ class HostedLoop(IOLoop):
         self._unclosed.detach()
         self._ready = self._queue = _Ready(self._ask)
         self._timers = _Timers(self._arm)
-        self._tasks = _Suspended()
+        self._tasks = Suspended()
         self._thread = get_ident()
         # Each start of ``_run_turns`` is to be one turn.
         self._stopping = True
@@ -183,7 +192,7 @@ class HostedLoop(IOLoop):
         # Up to its ``yield``, by which the host, which is running, gets to know it.
         with contextlib.suppress(StopIteration):
             self._lifeline.asend(None).send(None)
-        setattr(host, _ATTRIBUTE, self)
+        setattr(host, ATTRIBUTE, self)
 
     def _open_poller(self) -> Poller:
         """Make a poller, and have the host watch its descriptor in place of all those it watches.
@@ -214,13 +223,11 @@ class HostedLoop(IOLoop):
         return asyncio.current_task(self._host)
 
     def _set_current(self, task: Any) -> None:
-        previous = _swap_current(self._host, task)
+        previous = swap_current(self._host, task)
         if self._asleep:
             # The call of a coroutine from asyncio's side, which finds its loop faster so.
             slot.running = self if type(task) is Task else None
-        if type(previous) is Task and previous._waiting is not None and not previous._held:
-            # It waits for a task that is suspended, so no set of the loop has it.
-            asyncio_tasks._register_task(previous)
+        register_if_suspended(previous)
 
     _current_task = property(_get_current, _set_current)
 
@@ -380,8 +387,8 @@ class HostedLoop(IOLoop):
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
-        if getattr(self._host, _ATTRIBUTE, None) is self:
-            delattr(self._host, _ATTRIBUTE)
+        if getattr(self._host, ATTRIBUTE, None) is self:
+            delattr(self._host, ATTRIBUTE)
         # They refer to the loop, and the queue to itself. What is settled yet, wakes nobody.
         queue = self._queue
         del self._queue, queue.append, queue.asking, queue.plain
@@ -418,7 +425,7 @@ def _hosted() -> HostedLoop | None:
     host: Any = asyncio._get_running_loop()
     if host is None:
         return None
-    loop: HostedLoop | None = getattr(host, _ATTRIBUTE, None)
+    loop: HostedLoop | None = getattr(host, ATTRIBUTE, None)
     if loop is None:
         loop = HostedLoop(host)
     elif loop._thread != get_ident():

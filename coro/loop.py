@@ -766,7 +766,7 @@ class IOLoop:
     def _live_tasks(self) -> list[Any]:
         """All tasks that are suspended or queued: those that are held, and who waits for them."""
         found: dict[Any, None] = {}
-        todo = [*self._tasks, *(item for item in self._ready.copy() if hasattr(item, "_run"))]
+        todo = [*self._tasks, *(item for item in self._ready.copy() if hasattr(item, "_waiter"))]
         for task in todo:
             if task not in found:
                 found[task] = None

@@ -78,7 +78,7 @@ class TimerHeap:
         deadline: float,
         callback: Callable[..., Any],
         args: tuple[Any, ...],
-        context: Context,
+        context: Context | None,
     ) -> Timer:
         """Take in a new timer and return it.
 

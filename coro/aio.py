@@ -1,0 +1,330 @@
+"""``EventLoop``: a whole asyncio event loop that stands on coro's ``IOLoop``.
+
+    with asyncio.Runner(loop_factory=coro.aio.new_event_loop) as runner:
+        runner.run(main())
+
+Transports, servers, TLS, datagrams, pipes, subprocesses, signals and executors are asyncio's own;
+what they stand on is exchanged. asyncio's loop of selectors has three things below it: a queue of
+handles, a heap of timers, and a selector. Here all three are the ``IOLoop``'s: handles stand in its
+ready queue, in line with coro's callbacks and tasks; timers in its heap; the selector only takes
+note of what is watched, and ``IOLoop``'s poller does the watching.
+
+So coro's coroutines and asyncio's libraries share one loop and one thread, and await each other: a
+coroutine of coro is a task of this loop to asyncio.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import selectors
+import sys
+from asyncio import events as asyncio_events
+from collections.abc import Callable
+from contextvars import Context
+from threading import get_ident
+from typing import TYPE_CHECKING, Any
+
+from coro.future import slot
+from coro.hosted import ATTRIBUTE, Suspended, register_if_suspended, swap_current
+from coro.loop import IOLoop
+from coro.net import READ, WRITE
+from coro.task import Task
+from coro.timers import Timer
+
+__all__ = ["EventLoop", "new_event_loop"]
+
+if TYPE_CHECKING:
+    # What is below has names that asyncio does not publish.
+    class _Handles(asyncio.Handle):
+        def __getattr__(self, name: str) -> Any: ...
+
+    class _TimerHandles(asyncio.TimerHandle):
+        def __getattr__(self, name: str) -> Any: ...
+
+    class _Loops(asyncio.SelectorEventLoop):
+        def __getattr__(self, name: str) -> Any: ...
+
+    class _Selectors(selectors.SelectSelector):
+        def __getattr__(self, name: str) -> Any: ...
+else:
+    _Handles = asyncio.Handle
+    _TimerHandles = asyncio.TimerHandle
+    _Loops = asyncio.SelectorEventLoop
+    _Selectors = selectors._BaseSelectorImpl
+
+_log = logging.getLogger("asyncio")
+
+
+def new_event_loop() -> EventLoop:
+    """Make an asyncio event loop on coro's: a ``loop_factory`` for ``asyncio.Runner``."""
+    return EventLoop()
+
+
+class _Handle(_Handles):
+    """An asyncio handle that can stand in an ``IOLoop``'s ready queue, which calls ``_run``."""
+
+    __slots__ = ()
+
+    def _run(self) -> None:
+        if self._cancelled:
+            return
+        if self._loop._debug:
+            self._loop._run_watched(self, super()._run)
+        else:
+            super()._run()
+
+
+class _TimerHandle(_TimerHandles):
+    """Likewise, for a timer."""
+
+    __slots__ = ("timer",)
+
+    timer: Timer
+
+    def _run(self) -> None:
+        self._scheduled = False
+        if self._cancelled:
+            return
+        if self._loop._debug:
+            self._loop._run_watched(self, super()._run)
+        else:
+            super()._run()
+
+
+class _Core(IOLoop):
+    """The ``IOLoop`` below: what runs on it is the loop's above, to asyncio.
+
+    Arguments:
+        face: the asyncio loop.
+    """
+
+    __slots__ = ("_host",)
+
+    def __init__(self, face: EventLoop) -> None:
+        self._host = face
+        super().__init__(make_current=False)
+        # The face warns if it was not closed.
+        self._unclosed.detach()
+        self._tasks = Suspended()
+
+    def _get_current(self) -> Any:
+        return asyncio.current_task(self._host)
+
+    def _set_current(self, task: Any) -> None:
+        register_if_suspended(swap_current(self._host, task))
+
+    _current_task = property(_get_current, _set_current)
+
+    def _check_startable(self) -> None:
+        # The face has looked already, and is the running loop by now.
+        if slot.running is not None:
+            raise RuntimeError(f"cannot run {self._host!r} while {slot.running!r} is running")
+
+
+class _Selector(_Selectors):
+    """Keeps asyncio's books of what is watched, and has an ``IOLoop`` watch it.
+
+    Arguments:
+        face: the asyncio loop, which is told of events.
+        core: the loop that watches.
+    """
+
+    def __init__(self, face: EventLoop, core: IOLoop) -> None:
+        super().__init__()
+        self._face = face
+        self._core = core
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> Any:
+        key = super().register(fileobj, events, data)
+        try:
+            call = functools.partial(self._on_events, key.fd)
+            self._core._register(key.fd, key.fd, call, _mask(events))
+        except BaseException:
+            super().unregister(fileobj)
+            raise
+        return key
+
+    def unregister(self, fileobj: Any) -> Any:
+        key = super().unregister(fileobj)
+        self._core._unregister(key.fd)
+        return key
+
+    def modify(self, fileobj: Any, events: int, data: Any = None) -> Any:
+        fd: int = self._fileobj_lookup(fileobj)
+        key = self._fd_to_key.get(fd)
+        if key is None:
+            raise KeyError(f"{fileobj!r} is not registered")
+        key = self._fd_to_key[fd] = key._replace(events=events, data=data)
+        self._core._modify(fd, self._core._handlers[fd], _mask(events))
+        return key
+
+    def select(self, timeout: float | None = None) -> Any:
+        raise NotImplementedError("coro's loop polls by itself")
+
+    def _on_events(self, fd: int, mask: int) -> None:
+        key = self._fd_to_key.get(fd)
+        if key is None:
+            return
+        reader, writer = key.data
+        # An error, or the end, is for both to see.
+        if reader is not None and mask & ~WRITE:
+            self._face._come(reader, fd, self._face._remove_reader)
+        if writer is not None and mask & ~READ:
+            self._face._come(writer, fd, self._face._remove_writer)
+
+
+def _mask(events: int) -> int:
+    reads = READ if events & selectors.EVENT_READ else 0
+    return reads | (WRITE if events & selectors.EVENT_WRITE else 0)
+
+
+class EventLoop(_Loops):
+    """An asyncio event loop on an ``IOLoop`` of its own.
+
+    Inside of it ``IOLoop.current()`` is that loop: everything of coro runs on it.
+    """
+
+    def __init__(self) -> None:
+        self._core = _Core(self)
+        try:
+            super().__init__(_Selector(self, self._core))
+        except BaseException:
+            self._core.close()
+            raise
+        setattr(self, ATTRIBUTE, self._core)
+
+    def time(self) -> float:
+        """Return the loop's time, in seconds."""
+        return self._core.time()
+
+    # --- running ---------------------------------------------------------------------------
+
+    def run_forever(self) -> None:
+        """Run until ``stop()``."""
+        self._check_closed()
+        self._check_running()
+        self._set_coroutine_origin_tracking(self._debug)
+        hooks = sys.get_asyncgen_hooks()
+        try:
+            self._thread_id: int | None = get_ident()
+            sys.set_asyncgen_hooks(
+                firstiter=self._asyncgen_firstiter_hook,
+                finalizer=self._asyncgen_finalizer_hook,
+            )
+            asyncio_events._set_running_loop(self)
+            self._core.start()
+        finally:
+            self._stopping = False
+            self._thread_id = None
+            asyncio_events._set_running_loop(None)
+            self._set_coroutine_origin_tracking(False)
+            sys.set_asyncgen_hooks(*hooks)
+
+    def stop(self) -> None:
+        """Stop at the end of the present turn, or of the next one."""
+        self._stopping = True
+        self._core.stop()
+
+    def close(self) -> None:
+        """Give everything back; what was scheduled is dropped."""
+        if self.is_running():
+            raise RuntimeError("Cannot close a running event loop")
+        if not self.is_closed():
+            super().close()
+            self._core.close()
+
+    def _run_once(self) -> None:
+        self._core.stop()
+        self._core.start()
+
+    # --- callbacks -------------------------------------------------------------------------
+
+    def _call_soon(
+        self, callback: Callable[..., Any], args: tuple[Any, ...], context: Context | None
+    ) -> _Handle:
+        handle = _Handle(callback, args, self, context)
+        if handle._source_traceback:
+            del handle._source_traceback[-1]
+        self._core._ready.append(handle)
+        return handle
+
+    def call_soon_threadsafe(  # type: ignore[override]
+        self, callback: Callable[..., Any], *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
+        """Like ``call_soon``, from any thread, and from signal handlers."""
+        self._check_closed()
+        if self._debug:
+            self._check_callback(callback, "call_soon_threadsafe")
+        handle = self._call_soon(callback, args, context)
+        if handle._source_traceback:
+            del handle._source_traceback[-1]
+        self._core._waker.wake()
+        return handle
+
+    def call_at(  # type: ignore[override]
+        self,
+        when: float,
+        callback: Callable[..., Any],
+        *args: Any,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """Call a function at a time of this loop's clock."""
+        if when is None:
+            raise TypeError("when cannot be None")
+        self._check_closed()
+        if self._debug:
+            self._check_thread()
+            self._check_callback(callback, "call_at")
+        handle = _TimerHandle(when, callback, args, self, context)
+        if handle._source_traceback:
+            del handle._source_traceback[-1]
+        handle.timer = self._core._timers.add(when, handle._run, (), None)
+        handle._scheduled = True
+        return handle
+
+    def _timer_handle_cancelled(self, handle: Any) -> None:
+        if handle._scheduled:
+            handle._scheduled = False
+            self._core._timers.cancel(handle.timer)
+
+    def _add_callback(self, handle: asyncio.Handle) -> None:
+        if not handle._cancelled:
+            self._core._ready.append((self._run_plain, (handle,), None))
+
+    def _come(self, handle: asyncio.Handle, fd: int, remove: Callable[[int], Any]) -> None:
+        """A descriptor is ready for whom a handle calls."""
+        if handle._cancelled:
+            remove(fd)
+        else:
+            self._core._ready.append((self._run_plain, (handle,), None))
+
+    def _run_plain(self, handle: asyncio.Handle) -> None:
+        if handle._cancelled:
+            return
+        if self._debug:
+            self._run_watched(handle, handle._run)
+        else:
+            handle._run()
+
+    def _run_watched(self, handle: asyncio.Handle, run: Callable[[], None]) -> None:
+        """Run a handle in debug mode: tell of it if it takes long."""
+        self._current_handle: Any = handle
+        try:
+            began = self.time()
+            run()
+            took = self.time() - began
+            if took >= self.slow_callback_duration:
+                _log.warning("Executing %s took %.3f seconds", _format_handle(handle), took)
+        finally:
+            self._current_handle = None
+
+    def _write_to_self(self) -> None:
+        self._core._waker.wake()
+
+
+def _format_handle(handle: Any) -> str:
+    callback = handle._callback
+    task = getattr(callback, "__self__", None)
+    return repr(task if isinstance(task, asyncio.Task | Task) else handle)
