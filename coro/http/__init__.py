@@ -2,7 +2,7 @@
 
 From below: ``headers``, ``urls``, ``messages``, ``codec`` (with ``framing``), ``compression``,
 ``connection``, ``pool``, ``client``; the server's side: ``incoming``, ``request``, ``response``,
-``server``.
+``router``, ``server``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from coro.http.headers import HTTPHeaders
 from coro.http.messages import HTTPRequest, HTTPResponse
 from coro.http.request import HTTPServerRequest
 from coro.http.response import Response
+from coro.http.router import Router
 from coro.http.server import HTTPServer, ResponseWriter, log_access
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "HTTPServerRequest",
     "Response",
     "ResponseWriter",
+    "Router",
     "fetch",
     "log_access",
 ]
