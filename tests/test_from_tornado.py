@@ -11,7 +11,9 @@ import pytest
 
 from coro.http.client import AsyncHTTPClient
 from coro.http.messages import HTTPRequest, RequestOptions
+from coro.http.server import HTTPServer
 from coro.stream import IOStream, SSLIOStream
+from coro.tcpserver import TCPServer
 from tests.support.documents import ROOT, Program, programs, run
 
 DOCUMENT = "docs/from-tornado.md"
@@ -22,6 +24,10 @@ KINDS = ("kept", "renamed", "replaced", "gone", "not yet")
 KEYWORDS: dict[Any, Callable[[], set[str]]] = {
     AsyncHTTPClient: lambda: set(inspect.signature(AsyncHTTPClient._initialize).parameters),
     HTTPRequest: lambda: set(RequestOptions.__annotations__),
+    HTTPServer: lambda: {
+        *inspect.signature(HTTPServer).parameters,
+        *inspect.signature(TCPServer).parameters,
+    },
     SSLIOStream: lambda: set(inspect.signature(IOStream).parameters),
 }
 

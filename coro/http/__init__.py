@@ -1,7 +1,8 @@
-"""HTTP/1.1: ``fetch``, the clients, their requests and responses.
+"""HTTP/1.1: ``fetch``, the clients, the server, their requests and responses.
 
 From below: ``headers``, ``urls``, ``messages``, ``codec`` (with ``framing``), ``compression``,
-``connection``, ``pool``, ``client``.
+``connection``, ``pool``, ``client``; the server's side: ``incoming``, ``request``, ``response``,
+``router``, ``server``.
 """
 
 from __future__ import annotations
@@ -10,6 +11,10 @@ from coro.errors import HTTPError
 from coro.http.client import AsyncHTTPClient, HTTPClient, fetch
 from coro.http.headers import HTTPHeaders
 from coro.http.messages import HTTPRequest, HTTPResponse
+from coro.http.request import HTTPServerRequest
+from coro.http.response import Response
+from coro.http.router import Router
+from coro.http.server import HTTPServer, ResponseWriter, log_access
 
 __all__ = [
     "AsyncHTTPClient",
@@ -18,5 +23,11 @@ __all__ = [
     "HTTPHeaders",
     "HTTPRequest",
     "HTTPResponse",
+    "HTTPServer",
+    "HTTPServerRequest",
+    "Response",
+    "ResponseWriter",
+    "Router",
     "fetch",
+    "log_access",
 ]

@@ -43,7 +43,7 @@ from coro.tcpserver import TCPServer
 from coro.timers import Timer
 from coro.tls import TLSOptions
 
-__all__ = ["HTTPServer", "ResponseWriter", "ServerConnection"]
+__all__ = ["HTTPServer", "ResponseWriter", "ServerConnection", "log_access"]
 
 _app_log = logging.getLogger("coro.application")
 _access_log = logging.getLogger("coro.access")

@@ -15,10 +15,7 @@ import pytest
 from coro.errors import StreamClosedError
 from coro.future import Future
 from coro.gen import coroutine, moment, sleep
-from coro.http import AsyncHTTPClient
-from coro.http.request import HTTPServerRequest
-from coro.http.response import Response
-from coro.http.server import HTTPServer, log_access
+from coro.http import AsyncHTTPClient, HTTPServer, HTTPServerRequest, Response, log_access
 from coro.loop import IOLoop
 from coro.stream import IOStream
 from coro.tcp import connect

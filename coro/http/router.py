@@ -1,0 +1,81 @@
+"""A small router: which handler answers a request, by its method and path."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+from urllib.parse import unquote
+
+from coro.http.request import HTTPServerRequest
+from coro.http.response import Response
+
+__all__ = ["Router"]
+
+_Handler = TypeVar("_Handler", bound=Callable[..., Any])
+
+_PLACE = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+class Router:
+    """A handler that hands requests on, by method and path.
+
+        router = Router()
+
+        @router.route("GET", "/rooms/{name}")
+        @coroutine
+        def room(request, name): ...
+
+        HTTPServer(router)
+
+    A place ``{name}`` stands for one segment of the path, percent-decoded, which the handler gets
+    as a keyword argument. Routes are tried in the order in which they were added. HEAD is answered
+    by the route of GET.
+    """
+
+    def __init__(self) -> None:
+        self._routes: list[tuple[str, re.Pattern[str], Callable[..., Any]]] = []
+
+    def add(self, method: str, path: str, handler: Callable[..., Any]) -> None:
+        """Add a route.
+
+        Raises:
+            ValueError: the path does not begin with a slash, or names a place twice.
+        """
+        if not path.startswith("/"):
+            raise ValueError(f"a path begins with a slash, unlike {path!r}")
+        parts = _PLACE.split(path)
+        names = parts[1::2]
+        if len(set(names)) < len(names):
+            raise ValueError(f"a name stands twice in {path!r}")
+        pattern = re.escape(parts[0])
+        for name, text in zip(names, parts[2::2], strict=True):
+            pattern += f"(?P<{name}>[^/]+){re.escape(text)}"
+        self._routes.append((method, re.compile(pattern), handler))
+
+    def route(self, method: str, path: str) -> Callable[[_Handler], _Handler]:
+        """Return a decorator that adds a route; see ``add``."""
+
+        def decorate(handler: _Handler) -> _Handler:
+            self.add(method, path, handler)
+            return handler
+
+        return decorate
+
+    def __call__(self, request: HTTPServerRequest) -> Any:
+        """Answer a request: 404 if no route has its path, 405 if none has its method."""
+        path, method = request.path, request.method
+        allowed: set[str] = set()
+        for verb, pattern, handler in self._routes:
+            match = pattern.fullmatch(path)
+            if match is None:
+                continue
+            if method == verb or (method == "HEAD" and verb == "GET"):
+                return handler(request, **{k: unquote(v) for k, v in match.groupdict().items()})
+            allowed.add(verb)
+        if not allowed:
+            return Response("404 Not Found\n", 404)
+        if "GET" in allowed:
+            allowed.add("HEAD")
+        # RFC 9110 section 15.5.6.
+        return Response("405 Method Not Allowed\n", 405, {"Allow": ", ".join(sorted(allowed))})
