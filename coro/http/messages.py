@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from difflib import get_close_matches
 from http.client import responses
@@ -33,7 +33,9 @@ from coro.http.auth import Auth
 from coro.http.headers import HeaderSource, HTTPHeaders, format_timestamp
 from coro.http.proxy import Proxy
 from coro.http.urls import Target
+from coro.resolver import Overrides, Resolver
 from coro.stream import IOStream
+from coro.tcp import SocketOption
 
 __all__ = ["HTTPRequest", "HTTPResponse", "RequestOptions", "Trace"]
 
@@ -55,6 +57,12 @@ class RequestOptions(TypedDict, total=False):
     user_agent: str | None
     network_interface: str | None
     stream: bool | None
+    af: int | None
+    unix_socket: str | bytes | PathLike[str] | None
+    resolver: Resolver | None
+    overrides: Overrides | None
+    socket_options: Sequence[SocketOption] | None
+    retry: bool | None
     streaming_callback: Callable[[bytes], Any] | None
     header_callback: Callable[[str], Any] | None
     auth: Auth | tuple[str, str] | None
@@ -126,7 +134,9 @@ class ReceivedHead(Protocol):
 
 
 class HasTimeInfo(Protocol):
-    """A record of when a fetch passed its phases."""
+    """A record of how a fetch went and when it passed its phases."""
+
+    attempts: int
 
     def time_info(self) -> dict[str, float]:
         """The seconds by phase."""
@@ -157,6 +167,13 @@ class HTTPRequest:
         stream: return as soon as the head has come; the body is the caller's to read, with
             ``yield response.read()`` or ``async for``. Without a ``request_timeout`` of its own it
             has none. Where the status is an error that is raised, its body is collected.
+        af: ``socket.AF_INET`` or ``socket.AF_INET6``: use addresses of that family only.
+        unix_socket: a path to connect to instead of the URL's host.
+        resolver: turns names into addresses for this request.
+        overrides: where hosts are to be found instead, see ``coro.resolver.OverrideResolver``.
+        socket_options: triples for ``setsockopt``, set before connecting.
+        retry: send an idempotent request once more if the connection, kept from an earlier one,
+            turns out to have been closed meanwhile.
         streaming_callback: called with each piece of the body; ``response.body`` stays empty.
         header_callback: called with each header line, the status line and the empty line included.
         auth: credentials for the server: ``Basic``, ``Digest`` or ``Bearer`` of ``coro.http.auth``,
@@ -200,6 +217,12 @@ class HTTPRequest:
     user_agent: str | None = None
     network_interface: str | None = None
     stream: bool | None = None
+    af: int | None = None
+    unix_socket: str | bytes | PathLike[str] | None = None
+    resolver: Resolver | None = None
+    overrides: Overrides | None = None
+    socket_options: Sequence[SocketOption] | None = None
+    retry: bool | None = None
     streaming_callback: Callable[[bytes], Any] | None = None
     header_callback: Callable[[str], Any] | None = None
     auth: Auth | tuple[str, str] | None = None
@@ -424,6 +447,11 @@ class HTTPResponse:
         if self._time_info is None:
             self._time_info = {} if self._progress is None else self._progress.time_info()
         return self._time_info
+
+    @property
+    def attempts(self) -> int:
+        """How many times a request was sent for it: redirects and repetitions count too."""
+        return 0 if self._progress is None else self._progress.attempts
 
     @property
     def body(self) -> bytes:
