@@ -16,20 +16,21 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from difflib import get_close_matches
 from http.client import responses
 from io import BytesIO
 from os import PathLike
 from ssl import SSLContext
-from typing import Any, Literal, Protocol, TypedDict
+from typing import Any, BinaryIO, Literal, Protocol, TypeAlias, TypedDict
 from weakref import ref
 
 from typing_extensions import Unpack
 
 from coro.errors import HTTPError
 from coro.http.auth import Auth
+from coro.http.bodies import FORM, JSON, encode_form, encode_json, producer_for
 from coro.http.headers import HeaderSource, HTTPHeaders, format_timestamp
 from coro.http.proxy import Proxy
 from coro.http.urls import Target
@@ -96,6 +97,10 @@ _LIMITS_WITHOUT_ZERO = ("inactivity_timeout", "queue_timeout", "write_timeout")
 _NONE_IS_A_VALUE = frozenset({"connect_timeout", "request_timeout", *_LIMITS_WITHOUT_ZERO})
 
 
+# What a request can have as its body.
+Body: TypeAlias = "bytes | str | BinaryIO | Iterable[bytes] | AsyncIterable[bytes]"
+
+
 class CookieStore(Protocol):
     """What keeps cookies."""
 
@@ -149,7 +154,10 @@ class HTTPRequest:
         url: what to fetch.
         method: "GET", "POST", ...
         headers: an ``HTTPHeaders``, a mapping, or pairs.
-        body: bytes, or text that is sent as UTF-8.
+        body: bytes, text that is sent as UTF-8, or what is sent piece by piece: a file opened for
+            reading bytes, an iterable of bytes, or an async one.
+        data: a form instead: a mapping or pairs, sent as a browser does.
+        json: a value that is sent as JSON instead.
         auth_username, auth_password, auth_mode: credentials for the server; the mode is "basic" or
             "digest".
         connect_timeout: seconds for resolving, connecting and the TLS handshake. None: no limit.
@@ -252,16 +260,42 @@ class HTTPRequest:
         url: str,
         method: str = "GET",
         headers: HeaderSource | None = None,
-        body: bytes | str | None = None,
+        body: Body | None = None,
+        *,
+        data: Any = None,
+        json: Any = None,
         **options: Unpack[RequestOptions],
     ) -> None:
         self.url = url
         self.method = method
         self.start_time = time.time()
         self._headers = None if headers is None else _as_headers(headers)
-        self._body = None if body is None else _as_bytes(body)
+        self._body = body if body is None or isinstance(body, bytes) else None
         if options:
             self._set_options(dict(options))
+        if body is not self._body:
+            self._set_body(body)
+        if data is not None or json is not None:
+            if body is not None or self.body_producer is not None or None not in (data, json):
+                raise ValueError("give one of body, data, json and body_producer")
+            kind, self._body = (
+                (FORM, encode_form(data)) if json is None else (JSON, encode_json(json))
+            )
+            self._headers = HTTPHeaders(self.headers)
+            self._headers.setdefault("Content-Type", kind)
+
+    def _set_body(self, body: Any) -> None:
+        """Take a body that is not bytes."""
+        found = producer_for(body)
+        if found is None:
+            self._body = _as_bytes(body)
+            return
+        if self.body_producer is not None:
+            raise ValueError("give a body or a body_producer, not both")
+        self.body_producer, length = found
+        if length is not None:
+            self._headers = HTTPHeaders(self.headers)
+            self._headers["Content-Length"] = str(length)
 
     def _set_options(self, options: dict[str, Any]) -> None:
         """Store the options that were given, each under its own name."""
