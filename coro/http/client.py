@@ -54,6 +54,7 @@ from coro.http.hop import Hop, hop_for
 from coro.http.messages import HTTPRequest, HTTPResponse
 from coro.http.outgoing import (
     AUTH_OPTIONS,
+    CONNECT_OPTIONS,
     Outgoing,
     connection_key,
     encode,
@@ -109,7 +110,11 @@ class AsyncHTTPClient:
 
     Arguments:
         force_instance: make a client of its own.
-        max_clients: how many requests may be under way at once; further ones wait in order.
+        max_clients: how many requests may be under way at once; further ones wait: origins take
+            turns, requests to the same one keep their order.
+        max_clients_per_origin: how many of them to one origin; None: no limit but that.
+        max_connection_age: seconds after which a connection serves no further request; None: no
+            limit.
         max_buffer_size: bytes that a response may occupy (default 100 MB).
         max_body_size: limit for a response's body, after decompression (default
             ``max_buffer_size``; with a ``streaming_callback``: no limit).
@@ -138,6 +143,8 @@ class AsyncHTTPClient:
         self,
         loop: IOLoop,
         max_clients: int = 10,
+        max_clients_per_origin: int | None = None,
+        max_connection_age: float | None = None,
         max_buffer_size: int = DEFAULT_MAX_BODY,
         max_body_size: int | None = None,
         max_header_size: int = MAX_HEADER_BYTES,
@@ -146,6 +153,10 @@ class AsyncHTTPClient:
     ) -> None:
         if max_clients < 1:
             raise ValueError(f"max_clients must be at least 1, not {max_clients}")
+        if max_clients_per_origin is not None and max_clients_per_origin < 1:
+            raise ValueError(
+                f"max_clients_per_origin must be at least 1, not {max_clients_per_origin}"
+            )
         self.io_loop = loop
         self.max_clients = max_clients
         self.max_buffer_size = max_buffer_size
@@ -153,7 +164,12 @@ class AsyncHTTPClient:
         self.max_header_size = max_header_size
         self.defaults: dict[str, Any] = {**_DEFAULTS, **(defaults or {})}
         self._resolver = resolver
-        self._pool = ConnectionPool(loop, max_clients)
+        self._pool = ConnectionPool(
+            loop,
+            max_clients,
+            max_per_origin=max_clients_per_origin,
+            lifetime=max_connection_age,
+        )
         self._digests = DigestMemory()
         self._opened = 0
         self._closed = False
@@ -413,11 +429,12 @@ class _Fetch:
         self.url = url
         out = encode(request, target, self.options, hop)
         key = connection_key(target, self.options, hop)
-        if not pool.try_acquire():
+        origin = target.origin
+        if not pool.try_acquire(origin):
             self._limit_to(
                 "queue_timeout" if "queue_timeout" in self.options else "connect_timeout"
             )
-            yield from pool.acquire()
+            yield from pool.acquire(origin)
             progress.acquired = client.io_loop.time()
         try:
             connection = pool.take(key, progress.acquired)
@@ -465,6 +482,7 @@ class _Fetch:
                         isinstance(error, HTTPClosedError)
                         and kept
                         and out.replayable
+                        and self.options.get("retry", True)
                         and not connection.decoder.bytes_received
                     ):
                         # The server closed a kept connection, perhaps just now: once more.
@@ -472,7 +490,7 @@ class _Fetch:
                         continue
                     raise
         finally:
-            pool.release()
+            pool.release(origin)
 
     def _give_up(self, connection: HTTPConnection, out: Outgoing) -> None:
         """End an exchange that failed."""
@@ -580,12 +598,12 @@ class _Fetch:
         try:
             stream = yield connect(
                 target.host,
-                target.port,
+                None if "unix_socket" in options else target.port,
                 ssl_options=context,
                 server_hostname=target.host if context is not None else None,
-                resolver=client._resolver,
                 source_ip=options.get("network_interface"),
                 progress=progress,
+                **self._connect_options(),
             )
         except ResolveError as error:
             raise HTTPResolveError(str(error), **details) from error
@@ -598,6 +616,11 @@ class _Fetch:
         client._opened += 1
         return HTTPConnection(stream, key, client.max_header_size)
 
+    def _connect_options(self) -> dict[str, Any]:
+        """Return what was asked for of the connection itself, by ``connect``'s names."""
+        given = {name: self.options[name] for name in CONNECT_OPTIONS if name in self.options}
+        return {"resolver": self.client._resolver, **given}
+
     def _pass(
         self,
         hop: Hop,
@@ -608,6 +631,7 @@ class _Fetch:
     ) -> Generator[Any, Any, IOStream]:
         """Open a connection through a proxy."""
         options = self.options
+        connecting = self._connect_options()
         passage = Passage(
             proxy,
             target,
@@ -620,8 +644,8 @@ class _Fetch:
             authorization=hop.connect_authorization,
             trace=hop.trace,
             details=details,
-            resolver=self.client._resolver,
-            options={"source_ip": options.get("network_interface")},
+            resolver=connecting.pop("resolver"),
+            options={"source_ip": options.get("network_interface"), **connecting},
         )
         stream: IOStream = yield from passage.open()
         return stream

@@ -122,6 +122,7 @@ class HTTPConnection:
         "idle_since",
         "key",
         "on_close",
+        "opened",
         "stream",
     )
 
@@ -130,8 +131,8 @@ class HTTPConnection:
         self.key = key
         self.decoder = ResponseDecoder(max_header_bytes)
         self.exchanges = 0
-        # When the last exchange ended, in the loop's time.
-        self.idle_since = 0.0
+        # When it was opened, and when the last exchange ended, in the loop's time.
+        self.opened = self.idle_since = stream.io_loop.time()
         # Called once, when the stream closes, whoever closes it.
         self.on_close: Callable[[HTTPConnection], Any] | None = None
         self._limit: Timeout | None = None

@@ -16,24 +16,27 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import AsyncIterable, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from difflib import get_close_matches
 from http.client import responses
 from io import BytesIO
 from os import PathLike
 from ssl import SSLContext
-from typing import Any, Literal, Protocol, TypedDict
+from typing import Any, BinaryIO, Literal, Protocol, TypeAlias, TypedDict
 from weakref import ref
 
 from typing_extensions import Unpack
 
 from coro.errors import HTTPError
 from coro.http.auth import Auth
+from coro.http.bodies import FORM, JSON, encode_form, encode_json, producer_for
 from coro.http.headers import HeaderSource, HTTPHeaders, format_timestamp
 from coro.http.proxy import Proxy
 from coro.http.urls import Target
+from coro.resolver import Overrides, Resolver
 from coro.stream import IOStream
+from coro.tcp import SocketOption
 
 __all__ = ["HTTPRequest", "HTTPResponse", "RequestOptions", "Trace"]
 
@@ -55,6 +58,12 @@ class RequestOptions(TypedDict, total=False):
     user_agent: str | None
     network_interface: str | None
     stream: bool | None
+    af: int | None
+    unix_socket: str | bytes | PathLike[str] | None
+    resolver: Resolver | None
+    overrides: Overrides | None
+    socket_options: Sequence[SocketOption] | None
+    retry: bool | None
     streaming_callback: Callable[[bytes], Any] | None
     header_callback: Callable[[str], Any] | None
     auth: Auth | tuple[str, str] | None
@@ -86,6 +95,10 @@ _PLAIN_ATTRIBUTES = 5
 # The lineage's take 0 for no limit, as they always have.
 _LIMITS_WITHOUT_ZERO = ("inactivity_timeout", "queue_timeout", "write_timeout")
 _NONE_IS_A_VALUE = frozenset({"connect_timeout", "request_timeout", *_LIMITS_WITHOUT_ZERO})
+
+
+# What a request can have as its body.
+Body: TypeAlias = "bytes | str | BinaryIO | Iterable[bytes] | AsyncIterable[bytes]"
 
 
 class CookieStore(Protocol):
@@ -126,7 +139,9 @@ class ReceivedHead(Protocol):
 
 
 class HasTimeInfo(Protocol):
-    """A record of when a fetch passed its phases."""
+    """A record of how a fetch went and when it passed its phases."""
+
+    attempts: int
 
     def time_info(self) -> dict[str, float]:
         """The seconds by phase."""
@@ -139,7 +154,10 @@ class HTTPRequest:
         url: what to fetch.
         method: "GET", "POST", ...
         headers: an ``HTTPHeaders``, a mapping, or pairs.
-        body: bytes, or text that is sent as UTF-8.
+        body: bytes, text that is sent as UTF-8, or what is sent piece by piece: a file opened for
+            reading bytes, an iterable of bytes, or an async one.
+        data: a form instead: a mapping or pairs, sent as a browser does.
+        json: a value that is sent as JSON instead.
         auth_username, auth_password, auth_mode: credentials for the server; the mode is "basic" or
             "digest".
         connect_timeout: seconds for resolving, connecting and the TLS handshake. None: no limit.
@@ -157,6 +175,13 @@ class HTTPRequest:
         stream: return as soon as the head has come; the body is the caller's to read, with
             ``yield response.read()`` or ``async for``. Without a ``request_timeout`` of its own it
             has none. Where the status is an error that is raised, its body is collected.
+        af: ``socket.AF_INET`` or ``socket.AF_INET6``: use addresses of that family only.
+        unix_socket: a path to connect to instead of the URL's host.
+        resolver: turns names into addresses for this request.
+        overrides: where hosts are to be found instead, see ``coro.resolver.OverrideResolver``.
+        socket_options: triples for ``setsockopt``, set before connecting.
+        retry: send an idempotent request once more if the connection, kept from an earlier one,
+            turns out to have been closed meanwhile.
         streaming_callback: called with each piece of the body; ``response.body`` stays empty.
         header_callback: called with each header line, the status line and the empty line included.
         auth: credentials for the server: ``Basic``, ``Digest`` or ``Bearer`` of ``coro.http.auth``,
@@ -200,6 +225,12 @@ class HTTPRequest:
     user_agent: str | None = None
     network_interface: str | None = None
     stream: bool | None = None
+    af: int | None = None
+    unix_socket: str | bytes | PathLike[str] | None = None
+    resolver: Resolver | None = None
+    overrides: Overrides | None = None
+    socket_options: Sequence[SocketOption] | None = None
+    retry: bool | None = None
     streaming_callback: Callable[[bytes], Any] | None = None
     header_callback: Callable[[str], Any] | None = None
     auth: Auth | tuple[str, str] | None = None
@@ -229,16 +260,42 @@ class HTTPRequest:
         url: str,
         method: str = "GET",
         headers: HeaderSource | None = None,
-        body: bytes | str | None = None,
+        body: Body | None = None,
+        *,
+        data: Any = None,
+        json: Any = None,
         **options: Unpack[RequestOptions],
     ) -> None:
         self.url = url
         self.method = method
         self.start_time = time.time()
         self._headers = None if headers is None else _as_headers(headers)
-        self._body = None if body is None else _as_bytes(body)
+        self._body = body if body is None or isinstance(body, bytes) else None
         if options:
             self._set_options(dict(options))
+        if body is not self._body:
+            self._set_body(body)
+        if data is not None or json is not None:
+            if body is not None or self.body_producer is not None or None not in (data, json):
+                raise ValueError("give one of body, data, json and body_producer")
+            kind, self._body = (
+                (FORM, encode_form(data)) if json is None else (JSON, encode_json(json))
+            )
+            self._headers = HTTPHeaders(self.headers)
+            self._headers.setdefault("Content-Type", kind)
+
+    def _set_body(self, body: Any) -> None:
+        """Take a body that is not bytes."""
+        found = producer_for(body)
+        if found is None:
+            self._body = _as_bytes(body)
+            return
+        if self.body_producer is not None:
+            raise ValueError("give a body or a body_producer, not both")
+        self.body_producer, length = found
+        if length is not None:
+            self._headers = HTTPHeaders(self.headers)
+            self._headers["Content-Length"] = str(length)
 
     def _set_options(self, options: dict[str, Any]) -> None:
         """Store the options that were given, each under its own name."""
@@ -424,6 +481,11 @@ class HTTPResponse:
         if self._time_info is None:
             self._time_info = {} if self._progress is None else self._progress.time_info()
         return self._time_info
+
+    @property
+    def attempts(self) -> int:
+        """How many times a request was sent for it: redirects and repetitions count too."""
+        return 0 if self._progress is None else self._progress.attempts
 
     @property
     def body(self) -> bytes:

@@ -17,7 +17,15 @@ from coro.http.messages import HTTPRequest
 from coro.http.urls import Target
 from coro.tls import client_context, context_for
 
-__all__ = ["AUTH_OPTIONS", "Outgoing", "connection_key", "encode", "redirected", "tls_context"]
+__all__ = [
+    "AUTH_OPTIONS",
+    "CONNECT_OPTIONS",
+    "Outgoing",
+    "connection_key",
+    "encode",
+    "redirected",
+    "tls_context",
+]
 
 METHODS_WITHOUT_BODY = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 METHODS_WITH_BODY = frozenset({"POST", "PATCH", "PUT"})
@@ -196,11 +204,17 @@ def redirected(request: HTTPRequest, code: int, url: str, same_origin: bool) -> 
 _TLS_OPTIONS = ("ssl_options", "validate_cert", "ca_certs", "client_key", "client_cert")
 
 
+# What connections are made with; given to ``connect`` under the same names.
+CONNECT_OPTIONS = ("af", "unix_socket", "resolver", "overrides", "socket_options")
+
+
 def connection_key(target: Target, options: Mapping[str, Any], hop: Hop | None = None) -> Hashable:
     """What must be equal for a connection to serve another request."""
     if hop is not None and hop.proxy is not None:
         return (connection_key(target, options), hop.key())
     source = options.get("network_interface")
+    if not options.keys().isdisjoint(CONNECT_OPTIONS):
+        source = (source, *(identity(options.get(name)) for name in CONNECT_OPTIONS))
     if target.scheme == "http":
         return target.origin if source is None else (target.origin, source)
     tls = tuple(identity(options.get(name)) for name in _TLS_OPTIONS)

@@ -1,8 +1,10 @@
 """Connections that are kept for the next request, and the limit on requests under way.
 
-The two are counted apart. A request takes a *slot* first (or waits for one, first come, first
-served), then an idle connection of its origin if there is one. The most recently used connection is
-taken first, so that those not needed for the present load grow old and are closed.
+The two are counted apart. A request takes a *slot* first, or waits for one: the origins that wait
+take turns, so that a thousand requests to one do not keep the only one to another waiting; those
+to the same origin are served in the order in which they came. Then it takes an idle connection of
+its origin if there is one. The most recently used connection is taken first, so that those not
+needed for the present load grow old and are closed.
 
 An idle connection is watched: when its peer closes it, it leaves the pool at once. One that
 received bytes that nobody asked for is not used again.
@@ -10,7 +12,7 @@ received bytes that nobody asked for is not used again.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Generator, Hashable
 from typing import Any
 
@@ -35,8 +37,10 @@ class _Turn(Future[None]):
 
     def _awaited(self) -> str:
         pool = self.pool
-        queued = len(pool._waiters)
-        return f"queue for a request slot, {pool.active} of {pool.max_active} busy, {queued} queued"
+        return (
+            f"queue for a request slot, {pool.active} of {pool.max_active} busy, "
+            f"{pool.waiting} queued"
+        )
 
 
 class ConnectionPool:
@@ -47,6 +51,8 @@ class ConnectionPool:
         max_active: how many requests may be under way at once.
         idle_seconds: how long a connection may stay unused before it is closed.
         max_idle: how many connections may stay unused beside a new one.
+        max_per_origin: how many requests to one origin may be under way at once; None: all.
+        lifetime: seconds after which a connection serves no further request; None: no limit.
     """
 
     def __init__(
@@ -55,6 +61,8 @@ class ConnectionPool:
         max_active: int,
         idle_seconds: float = 60.0,
         max_idle: int = MAX_IDLE,
+        max_per_origin: int | None = None,
+        lifetime: float | None = None,
     ) -> None:
         self._loop = loop
         self.max_active = max_active
@@ -62,8 +70,13 @@ class ConnectionPool:
         self.max_idle = max(max_idle, max_active)
         # Invariant: slots that were given out and not given back; at most max_active.
         self.active = 0
-        # Requests that wait for a slot, in order. While there are any, no slot is free.
-        self._waiters: OrderedDict[Future[None], None] = OrderedDict()
+        self.max_per_origin = max_per_origin
+        self.lifetime = lifetime
+        # Of those slots, how many each origin has; kept only if an origin has a limit.
+        self._busy: Counter[Hashable] = Counter()
+        # Requests that wait for a slot, in order, by origin; the origin whose turn it is comes
+        # first. While there are any, no slot is free, or none that their origins may have.
+        self._waiters: OrderedDict[Hashable, OrderedDict[_Turn, None]] = OrderedDict()
         # Idle connections by origin (and TLS options), the last used one last.
         self._idle: dict[Hashable, list[HTTPConnection]] = {}
         self._sweeper: Timer | None = None
@@ -71,8 +84,13 @@ class ConnectionPool:
     def __repr__(self) -> str:
         return (
             f"<ConnectionPool active={self.active}/{self.max_active} "
-            f"waiting={len(self._waiters)} idle={self.idle}>"
+            f"waiting={self.waiting} idle={self.idle}>"
         )
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for a slot."""
+        return sum(map(len, self._waiters.values()))
 
     @property
     def idle(self) -> int:
@@ -81,39 +99,67 @@ class ConnectionPool:
 
     def statistics(self) -> dict[str, int]:
         """Count what the pool holds now."""
-        return {"active": self.active, "waiting": len(self._waiters), "idle": self.idle}
+        return {"active": self.active, "waiting": self.waiting, "idle": self.idle}
 
     # --- slots -----------------------------------------------------------------------------
 
-    def try_acquire(self) -> bool:
-        """Take a slot if one is free."""
-        if self.active < self.max_active:
-            self.active += 1
-            return True
-        return False
+    def try_acquire(self, origin: Hashable = None) -> bool:
+        """Take a slot if one is free.
 
-    def acquire(self) -> Generator[Any, Any, None]:
-        """Wait for a slot: ``yield from pool.acquire()``."""
+        Arguments:
+            origin: where the request goes.
+        """
+        if self.active >= self.max_active:
+            return False
+        if self.max_per_origin is not None:
+            if self._busy[origin] >= self.max_per_origin:
+                return False
+            self._busy[origin] += 1
+        self.active += 1
+        return True
+
+    def acquire(self, origin: Hashable = None) -> Generator[Any, Any, None]:
+        """Wait for a slot: ``yield from pool.acquire(origin)``."""
         waiter = _Turn(self)
-        self._waiters[waiter] = None
+        self._waiters.setdefault(origin, OrderedDict())[waiter] = None
         try:
             yield waiter
         except BaseException:
             # The slot may have been handed over in the very turn of the cancellation.
-            if waiter in self._waiters:
-                del self._waiters[waiter]
+            queue = self._waiters.get(origin)
+            if queue is not None and waiter in queue:
+                del queue[waiter]
+                if not queue:
+                    del self._waiters[origin]
             elif not waiter.cancelled():
-                self.release()
+                self.release(origin)
             raise
 
-    def release(self) -> None:
-        """Give a slot back: to the first that waits, if any."""
-        while self._waiters:
-            waiter, _ = self._waiters.popitem(last=False)
-            if not waiter.done():
-                waiter.set_result(None)
-                return
-        self.active -= 1
+    def release(self, origin: Hashable = None) -> None:
+        """Give the slot of a request to ``origin`` back: to the one whose turn it is, if any."""
+        if self.max_per_origin is not None:
+            self._busy[origin] -= 1
+            if not self._busy[origin]:
+                del self._busy[origin]
+        if not (self._waiters and self._hand_over()):
+            self.active -= 1
+
+    def _hand_over(self) -> bool:
+        """Give a slot to the first that waits for an origin which may have one more."""
+        for origin in list(self._waiters):
+            if self.max_per_origin is not None and self._busy[origin] >= self.max_per_origin:
+                continue
+            queue = self._waiters.pop(origin)
+            while queue:
+                waiter, _ = queue.popitem(last=False)
+                if not waiter.done():
+                    if queue:
+                        self._waiters[origin] = queue
+                    if self.max_per_origin is not None:
+                        self._busy[origin] += 1
+                    waiter.set_result(None)
+                    return True
+        return False
 
     # --- connections -----------------------------------------------------------------------
 
@@ -132,7 +178,11 @@ class ConnectionPool:
             connection = connections.pop()
             if not connections:
                 del self._idle[key]
-            if connection.idle_since >= oldest and connection.stream.idle():
+            if (
+                connection.idle_since >= oldest
+                and (self.lifetime is None or now - connection.opened < self.lifetime)
+                and connection.stream.idle()
+            ):
                 return connection
             connection.close()
         return None

@@ -15,14 +15,16 @@ from coro.errors import (
     IncompleteBodyError,
     TotalTimeoutError,
 )
+from coro.future import Future
 from coro.gen import coroutine, sleep
 from coro.http import AsyncHTTPClient
 from coro.http.connection import HTTPConnection, Progress
 from coro.loop import IOLoop
+from coro.resolver import Resolver
 from coro.stream import IOStream
 from tests.conftest import RawServerFactory
 from tests.http.serving import chunked, response
-from tests.support.hosting import new_loop, of_the_system
+from tests.support.hosting import hosting, new_loop, of_the_system
 from tests.support.raw_server import answer
 from tests.support.virtual import turns
 
@@ -449,3 +451,102 @@ def test_the_times_of_phases_that_were_not_passed() -> None:
         "first_byte": 0.0,
         "total": 10.0,
     }
+
+
+def test_not_sent_once_more_on_request(fetch: Any, serve: Any) -> None:
+    server = serve(closes_at_second([]))
+    fetch(server.url())
+    with pytest.raises(HTTPClosedError) as info:
+        fetch(server.url(), retry=False)
+    assert info.value.attempts == 1
+    assert info.value.safe_to_retry
+
+
+def test_how_often_it_was_sent(fetch: Any, serve: Any) -> None:
+    server = serve(closes_at_second([]))
+    assert fetch(server.url()).attempts == 1
+    assert fetch(server.url()).attempts == 2
+
+
+# --- options of the connection itself --------------------------------------------------------
+
+
+def test_a_connection_serves_those_who_asked_for_one_like_it(
+    fetch: Any, answering: Any, client: Any
+) -> None:
+    server = answering(response())
+    url = f"http://name.test:{server.port}/"
+    to_server = {"name.test": "127.0.0.1"}
+    small = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+    kinds: list[dict[str, Any]] = [
+        {"overrides": to_server},
+        {"overrides": to_server, "socket_options": small},
+        {"overrides": to_server, "af": socket.AF_INET},
+        {"overrides": to_server, "network_interface": "127.0.0.1"},
+        {"resolver": Here()},
+    ]
+    for number, options in enumerate(kinds, 1):
+        for _ in range(2):
+            assert fetch(url, **options).body == b"hello"
+        assert server.connections == number
+    assert client.statistics() == {**IDLE, "idle": 5, "opened": 5}
+
+
+class Here(Resolver):
+    """Every name is this machine."""
+
+    def resolve(self, host: str, port: int, family: int = 0) -> Any:
+        future: Future[Any] = Future()
+        future.set_result([(socket.AF_INET, ("127.0.0.1", port))])
+        return future
+
+
+def test_a_unix_socket(loop: IOLoop, fetch: Any, tmp_path: Any) -> None:
+    if hosting.seed is not None:
+        pytest.skip("a simulated loop watches no sockets of the system")
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        listener.setblocking(False)
+        heads: list[bytes] = []
+
+        @coroutine
+        def serve_one(stream: IOStream) -> Any:
+            for _ in range(2):
+                heads.append((yield stream.read_until(b"\r\n\r\n")))
+                yield stream.write(response())
+            stream.close()
+
+        loop.add_handler(listener, lambda *_: serve_one(IOStream(listener.accept()[0])), loop.READ)
+        for _ in range(2):
+            assert fetch("http://name.test/x", unix_socket=path).body == b"hello"
+        loop.remove_handler(listener)
+    assert [head.split(b"\r\n")[1] for head in heads] == [b"Host: name.test"] * 2
+
+
+def test_a_limit_for_each_origin(loop: IOLoop, answering: Any) -> None:
+    one, other = answering(response()), answering(response())
+    client = AsyncHTTPClient(force_instance=True, max_clients=10, max_clients_per_origin=2)
+    urls = [one.url()] * 6 + [other.url()]
+    loop.run_sync(lambda: [client.fetch(url) for url in urls])
+    assert (one.connections, other.connections) == (2, 1)
+    assert client.statistics() == {**IDLE, "idle": 3, "opened": 3}
+    client.close()
+    with pytest.raises(ValueError, match="max_clients_per_origin must be at least 1"):
+        AsyncHTTPClient(force_instance=True, max_clients_per_origin=0)
+
+
+def test_a_connection_of_a_certain_age_is_replaced(loop: IOLoop, answering: Any) -> None:
+    server = answering(response())
+    client = AsyncHTTPClient(force_instance=True, max_connection_age=30)
+
+    @coroutine
+    def main() -> Any:
+        for _ in range(4):
+            yield client.fetch(server.url())
+            yield sleep(11)
+
+    loop.run_sync(main)
+    assert server.connections == 2
+    client.close()

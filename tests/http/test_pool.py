@@ -336,3 +336,76 @@ def test_the_longest_idle_makes_room(loop: IOLoop) -> None:
     pool.make_room()
     assert pool.idle == 2
     pool.close()
+
+
+# --- origins ---------------------------------------------------------------------------------
+
+
+@coroutine
+def hold_for(pool: ConnectionPool, log: list[str], name: str) -> Generator[Any, Any, None]:
+    """Take a slot for an origin, the first letter of the name, and keep it for a second."""
+    origin = name[0]
+    if not pool.try_acquire(origin):
+        yield from pool.acquire(origin)
+    try:
+        log.append(name)
+        assert 0 < pool.active <= pool.max_active
+        yield sleep(1)
+    finally:
+        pool.release(origin)
+
+
+def test_origins_take_turns(loop: IOLoop) -> None:
+    pool = ConnectionPool(loop, 1)
+    log: list[str] = []
+    names = ["a1", "a2", "a3", "a4", "b1", "b2", "c1"]
+    loop.run_sync(lambda: [hold_for(pool, log, name) for name in names])
+    assert log == ["a1", "a2", "b1", "c1", "a3", "b2", "a4"]
+    assert counts(pool) == (0, 0)
+
+
+def test_a_limit_for_each_origin(loop: IOLoop) -> None:
+    pool = ConnectionPool(loop, 3, max_per_origin=2)
+    log: list[str] = []
+    tasks = [hold_for(pool, log, name) for name in ("a1", "a2", "a3", "a4", "b1", "c1")]
+    assert log == ["a1", "a2", "b1"]
+    assert counts(pool) == (3, 3)
+    tasks.pop(3).cancel()
+    loop.run_sync(lambda: [task for task in tasks if not task.done()])
+    assert sorted(log) == ["a1", "a2", "a3", "b1", "c1"]
+    assert counts(pool) == (0, 0)
+    assert not pool._busy
+    assert not pool._waiters
+
+
+def test_cancelled_at_random_with_origins(loop: IOLoop) -> None:
+    """Whatever is cancelled when: no slot is lost, and no limit exceeded."""
+    chance = random.Random(7)
+    pool = ConnectionPool(loop, 4, max_per_origin=2)
+    log: list[str] = []
+
+    @coroutine
+    def some() -> Generator[Any, Any, None]:
+        tasks = [hold_for(pool, log, chance.choice("abc") + str(n)) for n in range(200)]
+        while any(not task.done() for task in tasks):
+            assert all(count <= 2 for count in pool._busy.values())
+            assert sum(pool._busy.values()) == pool.active
+            chance.choice(tasks).cancel()
+            yield sleep(chance.choice([0.0, 0.3, 1.0]))
+
+    loop.run_sync(some)
+    assert counts(pool) == (0, 0)
+    assert not pool._busy
+    assert not pool._waiters
+
+
+def test_too_old_to_be_used_again(loop: IOLoop) -> None:
+    pool = ConnectionPool(loop, 2, lifetime=30)
+    kept = fake()
+    kept.opened = 100.0
+    pool.put(kept, 120)
+    assert pool.take("origin", 129) is kept
+    pool.put(kept, 129)
+    assert pool.take("origin", 130) is None
+    assert not vars(kept)["open"]
+    pool.close()
