@@ -67,6 +67,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("_hosted_by", kinds.values(), indirect=True, ids=kinds)
 
 
+def pytest_collection_finish() -> None:
+    """Let the collector pass over what is there before the first test: many tests collect."""
+    gc.collect()
+    gc.freeze()
+
+
 def _is_misplaced(item: pytest.Item) -> bool:
     """Whether it is simulated with a parameter that needs the system's network."""
     parameters = getattr(getattr(item, "callspec", None), "params", {})
@@ -105,11 +111,9 @@ def _nothing_left() -> Iterator[None]:
 def no_collector() -> Iterator[None]:
     """With the collector off; a test asserts that ``gc.collect()`` finds nothing."""
     gc.collect()
-    gc.freeze()
     gc.disable()
     yield
     gc.enable()
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

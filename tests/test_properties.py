@@ -232,6 +232,8 @@ def no_collector() -> Iterator[None]:
     yield
     gc.unfreeze()
     gc.enable()
+    gc.collect()
+    gc.freeze()
 
 
 @settings(

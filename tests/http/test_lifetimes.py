@@ -8,7 +8,7 @@ import gzip
 import logging
 import socket
 import weakref
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import pytest
@@ -35,17 +35,6 @@ from tests.support.hosting import new_loop
 from tests.support.leaks import count_fds
 from tests.support.raw_server import read_request
 from tests.support.virtual import turns
-
-
-@pytest.fixture
-def _collector_off() -> Iterator[None]:
-    """Only reference counts free anything; what was there before is not looked at again."""
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    yield
-    gc.enable()
-    gc.unfreeze()
 
 
 def unreachable() -> list[Any]:
@@ -115,7 +104,7 @@ class TinyServer:
             sock.close()
 
 
-@pytest.mark.usefixtures("_collector_off")
+@pytest.mark.usefixtures("no_collector")
 def test_ten_thousand_fetches_half_of_them_failing(
     loop: IOLoop, refused_port: int, caplog: Any
 ) -> None:
@@ -248,7 +237,7 @@ WAYS: dict[str, tuple[Any, dict[str, Any], type | None]] = {
 }
 
 
-@pytest.mark.usefixtures("_collector_off")
+@pytest.mark.usefixtures("no_collector")
 @pytest.mark.parametrize("how", ["raised", "returned", "called back", "kept"])
 @pytest.mark.parametrize("way", WAYS)
 def test_each_way(loop: IOLoop, serve: Any, way: str, how: str) -> None:
@@ -311,7 +300,7 @@ TLS_WAYS: dict[str, Any] = {
 }
 
 
-@pytest.mark.usefixtures("_collector_off")
+@pytest.mark.usefixtures("no_collector")
 @pytest.mark.parametrize("way", TLS_WAYS)
 def test_each_way_of_a_handshake(loop: IOLoop, serve: Any, way: str) -> None:
     server = serve(TLS_WAYS[way])
@@ -320,7 +309,7 @@ def test_each_way_of_a_handshake(loop: IOLoop, serve: Any, way: str) -> None:
     _check(loop, lambda client: client.fetch(url, raise_error=False))
 
 
-@pytest.mark.usefixtures("_collector_off")
+@pytest.mark.usefixtures("no_collector")
 @pytest.mark.parametrize("trusted", [False, True])
 def test_certificates(raw_server: RawServerFactory, ca: Authority, trusted: bool) -> None:
     def script(conn: socket.socket) -> None:
@@ -346,7 +335,7 @@ class FailingResolver(Resolver):
         return [(socket.AF_INET, ("127.0.0.1", port))]
 
 
-@pytest.mark.usefixtures("_collector_off")
+@pytest.mark.usefixtures("no_collector")
 @pytest.mark.parametrize("host", ["unknown.example", "slow.example", "127.0.0.1", "localhost"])
 def test_each_way_of_connecting(loop: IOLoop, deaf_port: int, host: str) -> None:
     url = f"http://{host}:{deaf_port}/"
@@ -354,7 +343,7 @@ def test_each_way_of_connecting(loop: IOLoop, deaf_port: int, host: str) -> None
     _check(loop, lambda client: client.fetch(url, raise_error=False), resolver=resolver)
 
 
-@pytest.mark.usefixtures("_collector_off")
+@pytest.mark.usefixtures("no_collector")
 @pytest.mark.parametrize("seconds", [0, 1, 2.5, 3.5, 10])
 def test_cancelled(loop: IOLoop, serve: Any, seconds: float) -> None:
     """While it resolves, waits in the queue, waits for the answer, or after its end."""
@@ -378,7 +367,7 @@ def test_cancelled(loop: IOLoop, serve: Any, seconds: float) -> None:
     _check(loop, work, resolver=FailingResolver(), max_clients=1)
 
 
-@pytest.mark.usefixtures("_collector_off")
+@pytest.mark.usefixtures("no_collector")
 def test_timed_out_in_the_queue(loop: IOLoop, serve: Any) -> None:
     server = serve(answer_with("silence"))
 
@@ -408,7 +397,7 @@ def _check(loop: IOLoop, work: Callable[[AsyncHTTPClient], Any], **settings: Any
     assert left(loop) == before
 
 
-@pytest.mark.usefixtures("_collector_off")
+@pytest.mark.usefixtures("no_collector")
 def test_a_response_dies_with_its_last_reference(loop: IOLoop, serve: Any) -> None:
     """A 404 of 100 MB must not wait for the collector, though its error knows it."""
     server = serve(answer_with(response(status="404 No"), OK))
@@ -431,7 +420,7 @@ def test_a_response_dies_with_its_last_reference(loop: IOLoop, serve: Any) -> No
     client.close()
 
 
-@pytest.mark.usefixtures("_collector_off")
+@pytest.mark.usefixtures("no_collector")
 def test_an_idle_connection_keeps_no_body(loop: IOLoop, serve: Any) -> None:
     server = serve(answer_with(response(bytes(3_000_000)), "silence"))
     client = AsyncHTTPClient(force_instance=True)
