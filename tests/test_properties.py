@@ -232,8 +232,6 @@ def no_collector() -> Iterator[None]:
     yield
     gc.unfreeze()
     gc.enable()
-    gc.collect()
-    gc.freeze()
 
 
 @settings(
