@@ -215,6 +215,7 @@ class SimNetwork(Network):
         self.default_link = Link()
         self.dns_delay = (0.001, 0.01)
         self.hosts: dict[str, Host] = {}
+        # Addresses, the number of an error, or None: no answer.
         self._names: dict[str, tuple[str, ...] | int | None] = {}
         # All sockets that have a descriptor; those of which a poller may have to tell; wakers.
         self.descriptors: dict[int, SimSocket] = {}
@@ -280,7 +281,7 @@ class SimNetwork(Network):
 
     def set_name(self, name: str, *addresses: str) -> None:
         """Let a name have these addresses from now on; none: it does not exist."""
-        self._names[name] = addresses or socket.EAI_NONAME
+        self._names[name] = addresses
 
     def fail_name(self, name: str, number: int = socket.EAI_AGAIN) -> None:
         """Let look-ups of a name fail from now on, with that number of ``getaddrinfo``."""
@@ -308,7 +309,7 @@ class SimNetwork(Network):
         try:
             names: tuple[str, ...] | int | None = (str(ip_address(host)),)
         except ValueError:
-            names = None if numeric else self._names.get(host.lower().rstrip("."))
+            names = () if numeric else self._names.get(host.lower().rstrip("."))
         if isinstance(names, int):
             raise GAIError(names, "the simulated look-up failed")
         found = [
