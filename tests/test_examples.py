@@ -1,6 +1,7 @@
 """Each example runs as a reader would run it: as a program of its own."""
 
 import http.client
+import json
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ import pytest
 
 from tests.conftest import RawServerFactory
 from tests.support.authority import Authority
+from tests.support.needs import needs_command
 from tests.support.raw_server import answer, read_exactly, read_request
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -275,3 +277,101 @@ class TestEchoServer:
             assert (process.returncode, complaints) == (0, "")
             assert printed == f"{number.name}: closing 1 connections\n"
         assert refuses(port)
+
+
+# --- services ------------------------------------------------------------------------------
+
+
+@contextmanager
+def serving(name: str, *arguments: str) -> Iterator[str]:
+    """An example that prints its address and runs until SIGTERM, which has to end it well."""
+    with running(name, "--port", "0", *arguments) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        assert address, process.communicate(timeout=LIMIT)[1]
+        yield address
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=LIMIT)
+        assert process.returncode == 0, errors
+        assert "Traceback" not in errors
+        assert "Warning" not in errors
+
+
+class TestGateway:
+    def test_answers_are_put_together(self, raw_server: RawServerFactory) -> None:
+        prices = raw_server(lambda conn: answer_all(conn, b'{"apple": 3}'))
+        stock = raw_server(lambda conn: answer_all(conn, b"[1, 2]"))
+        silent = raw_server(lambda conn: read_exactly(conn, 10**9))
+        services = [
+            f"prices={prices.url()}",
+            f"stock={stock.url()}",
+            f"silent={silent.url()}",
+        ]
+        with serving("gateway.py", "--budget", "0.3", *services) as address:
+            for _ in range(7):
+                status, body = get(address)
+                assert status == 200
+                told = json.loads(body)
+                assert told["services"]["prices"]["said"] == {"apple": 3}
+                assert told["services"]["stock"]["said"] == [1, 2]
+                assert told["missing"] == ["silent"]
+            assert "left alone" in told["services"]["silent"]["error"]
+
+    def test_nothing_is_there(self, refused_port: int) -> None:
+        with serving("gateway.py", f"one=http://127.0.0.1:{refused_port}/") as address:
+            status, body = get(address)
+            assert (status, json.loads(body)["missing"]) == (502, ["one"])
+
+    def test_a_wrong_call(self) -> None:
+        done = subprocess.run(
+            command("gateway.py", "prices"), capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 2
+        assert "NAME=URL" in done.stderr
+
+
+class TestProxy:
+    def curl(self, proxy: str, url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        curl = needs_command("curl", "apt-get install curl")
+        return subprocess.run(
+            [curl, "-sS", "--max-time", "10", "--proxytunnel", "--proxy", proxy, *arguments, url],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def test_a_tunnel(self, raw_server: RawServerFactory, ca: Authority) -> None:
+        server = raw_server(
+            lambda conn: answer_all(conn, b"through the tunnel"), tls=ca.server_context()
+        )
+        with serving("proxy.py", "--private", "--to", str(server.port)) as proxy:
+            url = f"https://localhost:{server.port}/"
+            done = self.curl(proxy, url, "--cacert", str(ca.pem), "--ipv4")
+            assert done.stdout == "through the tunnel", done.stderr
+
+    def test_limits(self, raw_server: RawServerFactory, refused_port: int) -> None:
+        server = raw_server(lambda conn: answer_all(conn, b"never"))
+        ports = ["--to", str(server.port), "--to", str(refused_port)]
+        with serving("proxy.py", *ports) as proxy:
+            private = self.curl(proxy, f"http://127.0.0.1:{server.port}/")
+            assert "403" in private.stderr
+        with serving("proxy.py", "--private", *ports) as proxy:
+            assert "403" in self.curl(proxy, "http://127.0.0.1:1/").stderr
+            assert "502" in self.curl(proxy, f"http://127.0.0.1:{refused_port}/").stderr
+            assert get(f"{proxy}/")[0] == 405
+
+
+def answer_all(conn: socket.socket, body: bytes) -> None:
+    while read_request(conn):
+        conn.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+
+
+def get(address: str) -> tuple[int, bytes]:
+    place = address.removeprefix("http://").rstrip("/")
+    connection = http.client.HTTPConnection(place, timeout=LIMIT)
+    try:
+        connection.request("GET", "/")
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
