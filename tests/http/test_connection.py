@@ -24,7 +24,7 @@ from coro.resolver import Resolver
 from coro.stream import IOStream
 from tests.conftest import RawServerFactory
 from tests.http.serving import chunked, response
-from tests.support.hosting import hosting, new_loop, of_the_system
+from tests.support.hosting import new_loop, of_the_system
 from tests.support.raw_server import answer
 from tests.support.virtual import turns
 
@@ -501,9 +501,8 @@ class Here(Resolver):
         return future
 
 
+@of_the_system  # It has a unix socket.
 def test_a_unix_socket(loop: IOLoop, fetch: Any, tmp_path: Any) -> None:
-    if hosting.seed is not None:
-        pytest.skip("a simulated loop watches no sockets of the system")
     path = tmp_path / "socket"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))

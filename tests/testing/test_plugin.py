@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import textwrap
 from collections.abc import Callable
@@ -38,6 +39,8 @@ Run = Callable[..., Any]
 def run(pytester: pytest.Pytester) -> Run:
     """``run(tests, *options)``: the outcome of a pytest of these tests."""
     pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
+    # What other tests left for the collector must not die in those that begin now.
+    gc.collect()
 
     def start(tests: str, *options: str) -> Any:
         pytester.makepyfile(HEAD + textwrap.dedent(tests))
