@@ -1,0 +1,396 @@
+"""``coro.aio.EventLoop``: asyncio's programs on coro's loop, and coro's coroutines among them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import coro.aio
+from coro.gen import coroutine, current_task, sleep
+from coro.http import AsyncHTTPClient, HTTPServer, Response
+from coro.loop import IOLoop
+from coro.tcp import connect
+from tests.support.authority import Authority
+from tests.support.leaks import count_fds
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def run() -> Iterator[Run]:
+    """``run(main())``: on a loop of coro's, which gives everything back."""
+    before = count_fds()
+
+    def run(main: Any, debug: bool = False) -> Any:
+        with asyncio.Runner(loop_factory=coro.aio.new_event_loop, debug=debug) as runner:
+            return runner.run(main)
+
+    yield run
+    assert count_fds() == before
+
+
+class TestLoop:
+    def test_callbacks_come_in_order(self, run: Run) -> None:
+        async def main() -> list[int]:
+            loop = asyncio.get_running_loop()
+            assert isinstance(loop, coro.aio.EventLoop)
+            seen: list[int] = []
+            for number in range(5):
+                loop.call_soon(seen.append, number)
+            loop.call_soon(seen.append, 9).cancel()
+            await asyncio.sleep(0)
+            return seen
+
+        assert run(main()) == [0, 1, 2, 3, 4]
+
+    def test_timers(self, run: Run) -> None:
+        async def main() -> list[str]:
+            loop = asyncio.get_running_loop()
+            seen: list[str] = []
+            loop.call_later(0.02, seen.append, "later")
+            loop.call_at(loop.time() + 0.01, seen.append, "soon")
+            cancelled = loop.call_later(0.01, seen.append, "never")
+            assert not cancelled.cancelled()
+            cancelled.cancel()
+            assert cancelled.cancelled()
+            await asyncio.sleep(0.05)
+            with pytest.raises(TypeError):
+                loop.call_at(None, print)  # type: ignore[arg-type]
+            return seen
+
+        assert run(main()) == ["soon", "later"]
+
+    def test_threads_wake_it(self, run: Run) -> None:
+        async def main() -> str:
+            loop = asyncio.get_running_loop()
+            future = loop.create_future()
+            thread = threading.Thread(
+                target=loop.call_soon_threadsafe, args=(future.set_result, "from a thread")
+            )
+            thread.start()
+            result: str = await asyncio.wait_for(future, 10)
+            thread.join()
+            assert await asyncio.to_thread(threading.get_ident) != threading.get_ident()
+            return result
+
+        assert run(main()) == "from a thread"
+
+    def test_stop(self) -> None:
+        loop = coro.aio.new_event_loop()
+        seen: list[int] = []
+        loop.call_soon(seen.append, 1)
+        loop.stop()
+        loop.run_forever()
+        assert seen == [1]
+
+        def stopping() -> None:
+            loop.stop()
+            loop.call_soon(seen.append, 3)
+
+        loop.call_soon(stopping)
+        loop.call_soon(seen.append, 2)
+        loop.run_forever()
+        assert seen == [1, 2]
+        loop.run_until_complete(asyncio.sleep(0))
+        assert seen == [1, 2, 3]
+        loop.close()
+        assert loop.is_closed()
+        loop.close()
+        with pytest.raises(RuntimeError, match="closed"):
+            loop.call_soon(print)
+
+    def test_signals(self, run: Run) -> None:
+        async def main() -> None:
+            loop = asyncio.get_running_loop()
+            came = asyncio.Event()
+            loop.add_signal_handler(signal.SIGUSR1, came.set)
+            os.kill(os.getpid(), signal.SIGUSR1)
+            await asyncio.wait_for(came.wait(), 10)
+            assert loop.remove_signal_handler(signal.SIGUSR1)
+
+        run(main())
+
+    def test_errors_go_to_the_handler(self, run: Run) -> None:
+        async def main() -> list[Any]:
+            loop = asyncio.get_running_loop()
+            told: list[Any] = []
+            loop.set_exception_handler(lambda _loop, context: told.append(context["exception"]))
+
+            def fail() -> None:
+                raise KeyError("no")
+
+            loop.call_soon(fail)
+            loop.call_later(0, fail)
+            await asyncio.sleep(0.02)
+            return told
+
+        assert [str(error) for error in run(main())] == ["'no'", "'no'"]
+
+    def test_debug_mode_tells_of_slow_callbacks(
+        self, run: Run, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async def main() -> None:
+            loop = asyncio.get_running_loop()
+            loop.slow_callback_duration = 0.01
+            loop.call_soon(time.sleep, 0.05)
+            await asyncio.sleep(0.02)
+
+        with caplog.at_level(logging.WARNING, "asyncio"):
+            run(main(), debug=True)
+        assert any("took 0.0" in message for message in caplog.messages)
+
+    def test_asynchronous_generators_are_closed(self, run: Run) -> None:
+        closed = []
+
+        async def numbers() -> Any:
+            try:
+                yield 1
+                yield 2
+            finally:
+                await asyncio.sleep(0)
+                closed.append(True)
+
+        async def main() -> None:
+            generator = numbers()
+            assert await anext(generator) == 1
+            kept.append(generator)
+
+        kept: list[Any] = []
+        run(main())
+        assert closed == [True]
+
+
+class TestTransports:
+    @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+    def test_streams(self, run: Run, ca: Authority, tls: bool) -> None:
+        data = bytes(range(256)) * 4000
+
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(await reader.readexactly(len(data)))
+            await writer.drain()
+            writer.close()
+            await writer.wait_closed()
+
+        async def main() -> bytes:
+            server = await asyncio.start_server(
+                handle, "127.0.0.1", 0, ssl=ca.server_context() if tls else None
+            )
+            async with server:
+                port = server.sockets[0].getsockname()[1]
+                context: ssl.SSLContext | None = ca.client_context() if tls else None
+                reader, writer = await asyncio.open_connection(
+                    "127.0.0.1", port, ssl=context, server_hostname="localhost" if tls else None
+                )
+                writer.write(data)
+                received = await reader.readexactly(len(data))
+                writer.close()
+                await writer.wait_closed()
+                return received
+
+        assert run(main()) == data
+
+    def test_unix_sockets(self, run: Run, tmp_path: Path) -> None:
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(await reader.readline())
+            writer.close()
+
+        async def main() -> bytes:
+            path = tmp_path / "socket"
+            async with await asyncio.start_unix_server(handle, path):
+                reader, writer = await asyncio.open_unix_connection(path)
+                writer.write(b"hello\n")
+                line = await reader.read()
+                writer.close()
+                await writer.wait_closed()
+                return line
+
+        assert run(main()) == b"hello\n"
+
+    def test_datagrams(self, run: Run) -> None:
+        class Echo(asyncio.DatagramProtocol):
+            def connection_made(self, transport: Any) -> None:
+                self.transport = transport
+
+            def datagram_received(self, data: bytes, address: Any) -> None:
+                self.transport.sendto(data, address)
+
+        async def main() -> bytes:
+            loop = asyncio.get_running_loop()
+            transport, _ = await loop.create_datagram_endpoint(Echo, local_addr=("127.0.0.1", 0))
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as ours:
+                ours.setblocking(False)
+                ours.connect(transport.get_extra_info("sockname"))
+                await loop.sock_sendall(ours, b"hello")
+                data = await asyncio.wait_for(loop.sock_recv(ours, 100), 10)
+            transport.close()
+            await asyncio.sleep(0)
+            return data
+
+        assert run(main()) == b"hello"
+
+    def test_subprocesses_and_pipes(self, run: Run) -> None:
+        async def main() -> Any:
+            process = await asyncio.create_subprocess_exec(
+                "cat", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+            )
+            output, _ = await process.communicate(b"x" * 200_000)
+            return process.returncode, len(output)
+
+        assert run(main()) == (0, 200_000)
+
+    def test_sendfile(self, run: Run, tmp_path: Path) -> None:
+        path = tmp_path / "file"
+        path.write_bytes(b"x" * 500_000)
+
+        async def main() -> int:
+            loop = asyncio.get_running_loop()
+            ours, theirs = socket.socketpair()
+            ours.setblocking(False)
+            theirs.setblocking(False)
+
+            async def count() -> int:
+                total = 0
+                while data := await loop.sock_recv(theirs, 65536):
+                    total += len(data)
+                return total
+
+            counting = asyncio.ensure_future(count())
+            with path.open("rb") as file:
+                await loop.sock_sendfile(ours, file)
+            ours.close()
+            total = await counting
+            theirs.close()
+            return total
+
+        assert run(main()) == 500_000
+
+
+class TestTogether:
+    def test_coroutines_of_both_kinds_await_each_other(self, run: Run) -> None:
+        @coroutine
+        def of_coro(depth: int) -> Any:
+            assert current_task() is asyncio.current_task()
+            yield sleep(0.001)
+            got = yield of_asyncio(depth - 1) if depth else asyncio.sleep(0, "the bottom")
+            yield asyncio.ensure_future(asyncio.sleep(0))
+            return got
+
+        async def of_asyncio(depth: int) -> Any:
+            await asyncio.sleep(0.001)
+            return await of_coro(depth - 1) if depth else "the bottom"
+
+        async def main() -> Any:
+            return await asyncio.gather(of_coro(10), of_asyncio(9), of_coro(0))
+
+        assert run(main()) == ["the bottom"] * 3
+
+    def test_cancellation_goes_through(self, run: Run) -> None:
+        ended = []
+
+        @coroutine
+        def wait() -> Any:
+            try:
+                yield sleep(1000)
+            finally:
+                yield asyncio.sleep(0)
+                ended.append(True)
+
+        async def main() -> None:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.01):
+                    await wait()
+            async with asyncio.TaskGroup() as group:
+                task = group.create_task(asyncio.wait_for(wait(), 1000))
+                await asyncio.sleep(0.01)
+                task.cancel()
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(wait(), 0.01)
+
+        run(main())
+        assert ended == [True] * 3
+
+    def test_errors_keep_their_type_and_place(self, run: Run) -> None:
+        @coroutine
+        def fail() -> Any:
+            yield sleep(0)
+            raise LookupError("here")
+
+        async def main() -> None:
+            with pytest.raises(LookupError, match="here") as caught:
+                await fail()
+            assert any(entry.name == "fail" for entry in caught.traceback)
+
+        run(main())
+
+    def test_the_network_of_coro(self, run: Run) -> None:
+        async def main() -> Any:
+            server = HTTPServer(lambda request: Response(b"x" * 100_000))
+            server.listen(0, "127.0.0.1")
+            port = server.sockets[0].getsockname()[1]
+            client = AsyncHTTPClient()
+            assert IOLoop.current() is client.io_loop
+            url = f"http://127.0.0.1:{port}/"
+            got = await asyncio.gather(*[client.fetch(url) for _ in range(20)])
+            assert all(len(response.body) == 100_000 for response in got)
+            stream = await connect("127.0.0.1", port)
+            await stream.write(b"GET / HTTP/1.0\r\n\r\n")
+            assert (await stream.read_until_close()).endswith(b"x" * 100_000)
+            # Libraries of asyncio reach it as well.
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET / HTTP/1.0\r\n\r\n")
+            assert (await reader.read()).endswith(b"x" * 100_000)
+            writer.close()
+            await writer.wait_closed()
+            await server.shutdown(5)
+
+        run(main())
+
+    def test_two_loops_in_a_row(self, run: Run) -> None:
+        async def main() -> int:
+            await sleep(0)
+            return id(IOLoop.current())
+
+        assert run(main()) != 0
+        assert run(main()) != 0
+
+    def test_two_loops_in_two_threads(self) -> None:
+        async def main(number: int) -> int:
+            await sleep(0.01)
+            return number
+
+        results: list[int] = []
+
+        def in_thread(number: int) -> None:
+            with asyncio.Runner(loop_factory=coro.aio.new_event_loop) as runner:
+                results.append(runner.run(main(number)))
+
+        threads = [threading.Thread(target=in_thread, args=(number,)) for number in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(results) == [0, 1]
+
+    def test_it_cannot_run_inside_another_loop(self) -> None:
+        @coroutine
+        def main() -> Any:
+            yield sleep(0)
+            loop = coro.aio.new_event_loop()
+            try:
+                with pytest.raises(RuntimeError, match="is running"):
+                    loop.run_until_complete(loop.create_future())
+            finally:
+                loop.close()
+
+        coro.run(main)
