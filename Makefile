@@ -17,11 +17,11 @@ TEST := .venv/test-$(VERSION)
 BENCH := .venv/bench-$(VERSION)
 PIP := bin/python -m pip install -qq --disable-pip-version-check
 
-.PHONY: help demo test suite lint format bench soak clean
+.PHONY: help demo test suite lint format bench soak test-asyncio clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(DEMO)/.made  ## Fetch several hundred pages of a small local service, and show how
 	@$(DEMO)/bin/python examples/demo.py
@@ -50,6 +50,9 @@ format: $(TEST)/.made  ## Bring all files into ruff's format
 
 bench: $(BENCH)/.made  ## Measure coro beside its floors and its peers (some minutes)
 	@$(BENCH)/bin/python -m benchmarks
+
+test-asyncio: $(TEST)/.made  ## CPython's own tests of asyncio, on asyncio's loop and on coro's
+	@PYTHONPATH=. $(TEST)/bin/python -m tests.cpython_asyncio
 
 soak: $(TEST)/.made  ## Simulate the suites under SEEDS seeds each (default 100,000; half an hour)
 	@PYTHONPATH=. $(TEST)/bin/python -m tests.soak $(if $(SEEDS),--seeds $(SEEDS))

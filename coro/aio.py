@@ -102,6 +102,8 @@ class _Core(IOLoop):
 
     __slots__ = ("_host",)
 
+    _wakes_itself = False
+
     def __init__(self, face: EventLoop) -> None:
         self._host = face
         super().__init__(make_current=False)
@@ -116,6 +118,17 @@ class _Core(IOLoop):
         register_if_suspended(swap_current(self._host, task))
 
     _current_task = property(_get_current, _set_current)
+
+    def add_signal_handler(self, number: int, callback: Callable[..., Any], *args: Any) -> None:
+        """Call ``callback`` in a turn of the loop when a signal arrives (main thread only)."""
+        self._check_thread("add_signal_handler")
+        self._host.add_signal_handler(number, self.add_callback, callback, *args)
+
+    def remove_signal_handler(self, number: int) -> bool:
+        """Restore what handled the signal before; False if nothing was added."""
+        self._check_thread("remove_signal_handler")
+        removed: bool = self._host.remove_signal_handler(number)
+        return removed
 
     def _check_startable(self) -> None:
         # The face has looked already, and is the running loop by now.

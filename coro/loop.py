@@ -130,6 +130,8 @@ class IOLoop:
 
     # The asyncio loop that runs this one, if one does.
     _host: Any = None
+    # Whether signals are to wake it; else that is its host's matter.
+    _wakes_itself = True
 
     # Runs every function that is meant for a thread, on a loop that has none.
     _forced_executor: futures.Executor | None = None
@@ -260,7 +262,7 @@ class IOLoop:
         self._thread = get_ident()
         self._now = self._began = self.time()
         slot.running = self
-        in_main = threading.current_thread() is threading.main_thread()
+        in_main = self._wakes_itself and threading.current_thread() is threading.main_thread()
         if in_main:
             previous = signal.set_wakeup_fd(self._waker.write_fileno(), warn_on_full_buffer=False)
         try:
