@@ -74,6 +74,8 @@ class _Handle(_Handles):
             self._loop._run_watched(self, super()._run)
         else:
             super()._run()
+        # The frame of a task that failed refers to this one, and so would to the task.
+        del self
 
 
 class _TimerHandle(_TimerHandles):
@@ -91,6 +93,8 @@ class _TimerHandle(_TimerHandles):
             self._loop._run_watched(self, super()._run)
         else:
             super()._run()
+        # The frame of a task that failed refers to this one, and so would to the task.
+        del self
 
 
 class _Core(IOLoop):
@@ -320,6 +324,7 @@ class EventLoop(_Loops):
             self._run_watched(handle, handle._run)
         else:
             handle._run()
+        del handle
 
     def _run_watched(self, handle: asyncio.Handle, run: Callable[[], None]) -> None:
         """Run a handle in debug mode: tell of it if it takes long."""
@@ -332,6 +337,7 @@ class EventLoop(_Loops):
                 _log.warning("Executing %s took %.3f seconds", _format_handle(handle), took)
         finally:
             self._current_handle = None
+            del handle, run
 
     def _write_to_self(self) -> None:
         self._core._waker.wake()
