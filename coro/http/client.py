@@ -201,6 +201,12 @@ class AsyncHTTPClient:
         """Count requests under way and waiting, idle connections, and connections opened so far."""
         return {**self._pool.statistics(), "opened": self._opened}
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Close the idle connections; requests under way go on, new ones are refused."""
         if self._closed:
@@ -457,6 +463,7 @@ class _Fetch:
                         self.max_body,
                         self.options["inactivity_timeout"],
                         self.options["write_timeout"] if out.uploads else None,
+                        request.on_informational,
                     )
                     response = self._response(decoder, url)
                     if client._closed or out.close or not connection.reusable():

@@ -170,6 +170,7 @@ class HTTPConnection:
         max_body_size: int | None = None,
         inactivity: float | None = None,
         upload_inactivity: float | None = None,
+        on_interim: Callable[[ResponseHead], object] | None = None,
     ) -> Generator[Any, Any, ResponseDecoder]:
         """Send a request and receive its response; the decoder holds it until the next exchange.
 
@@ -181,6 +182,7 @@ class HTTPConnection:
             max_body_size: limit for the body as received, in bytes; None: no limit.
             inactivity: seconds without a byte received after which the ``limit`` expires.
             upload_inactivity: seconds without a byte of the body sent after which it does.
+            on_interim: called with the head of each interim (1xx) response.
         Raises:
             HTTPClosedError: the connection ended before the response's head.
             IncompleteBodyError: it ended inside the body.
@@ -194,7 +196,7 @@ class HTTPConnection:
         decoder = self.decoder
         clock = stream.io_loop.time
         sink: Sink | None = None
-        decoder.begin(out.method)
+        decoder.begin(out.method, on_interim)
         self.exchanges += 1
         progress.phase = "send"
         # Whether the final head has just been read, and whether the response is complete.

@@ -66,6 +66,7 @@ class RequestOptions(TypedDict, total=False):
     retry: bool | None
     streaming_callback: Callable[[bytes], Any] | None
     header_callback: Callable[[str], Any] | None
+    on_informational: Callable[[ReceivedHead], object] | None
     auth: Auth | tuple[str, str] | None
     netrc: str | PathLike[str] | bool | None
     cookie_jar: CookieStore | None
@@ -184,6 +185,8 @@ class HTTPRequest:
             turns out to have been closed meanwhile.
         streaming_callback: called with each piece of the body; ``response.body`` stays empty.
         header_callback: called with each header line, the status line and the empty line included.
+        on_informational: called with the head (``status``, ``reason``, ``headers``) of each interim
+            response, as in 103 Early Hints; more than 16 of them are an error.
         auth: credentials for the server: ``Basic``, ``Digest`` or ``Bearer`` of ``coro.http.auth``,
             or a pair of username and password, which is "basic".
         netrc: take them from this file, or, if True, from ``~/.netrc``.
@@ -233,6 +236,7 @@ class HTTPRequest:
     retry: bool | None = None
     streaming_callback: Callable[[bytes], Any] | None = None
     header_callback: Callable[[str], Any] | None = None
+    on_informational: Callable[[ReceivedHead], object] | None = None
     auth: Auth | tuple[str, str] | None = None
     netrc: str | PathLike[str] | bool | None = None
     cookie_jar: CookieStore | None = None

@@ -392,3 +392,38 @@ def test_fetches_of_native_coroutines(loop: IOLoop, answering: Any) -> None:
         return [(await first).body, (await coro.http.fetch(server.url())).body]
 
     assert loop.run_sync(main) == [b"hello"] * 2
+
+
+# --- interim responses, and the client as a block --------------------------------------------
+
+
+def test_interim_responses_are_told(fetch: Any, answering: Any) -> None:
+    hint = b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n"
+    server = answering(hint * 2 + response(), response())
+    seen: list[Any] = []
+    for _ in range(2):
+        assert fetch(server.url(), on_informational=seen.append).body == b"hello"
+    assert [(head.status, head.headers["Link"]) for head in seen] == [(103, "</a.css>")] * 2
+
+
+def test_too_many_interim_responses(fetch: Any, answering: Any) -> None:
+    server = answering(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 17 + response())
+    seen: list[Any] = []
+    with pytest.raises(HTTPError, match="interim"):
+        fetch(server.url(), on_informational=seen.append)
+    assert len(seen) == 16
+
+
+def test_a_client_as_a_block(loop: IOLoop, answering: Any) -> None:
+    server = answering(response())
+
+    async def main() -> AsyncHTTPClient:
+        async with AsyncHTTPClient(force_instance=True) as client:
+            await client.fetch(server.url())
+            assert client.statistics()["idle"] == 1
+        return client
+
+    client = loop.run_sync(main)
+    assert client.statistics()["idle"] == 0
+    with pytest.raises(RuntimeError, match="closed"):
+        loop.run_sync(lambda: client.fetch(server.url()))

@@ -971,3 +971,27 @@ class TestRepeatedHead:
         assert decoder.take_pieces() == []
         decoder.feed(b"b")
         assert decoder.take_pieces() == [b"b"]
+
+
+# --- anything in any pieces ------------------------------------------------------------------
+
+# Words of the protocol, so that chance comes farther than to the first byte.
+WORDS = [
+    *(b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.0 204 \r\n", b"\r\n"),
+    *(b"Content-Length: 5\r\n", b"Content-Length: 5, 5\r\n", b"Transfer-Encoding: chunked\r\n"),
+    *(b"Connection: close\r\n", b"5\r\nhello\r\n", b"0\r\n\r\n", b"ffffffffffffffff\r\n"),
+    *(b"hello", b'5;x="y"\r\n', b" folded\r\n", b"A: b\r\n", b"\n", b"\r", b"\0", b"X:\xff\r\n"),
+]
+
+
+@given(
+    st.lists(st.one_of(st.sampled_from(WORDS), st.binary(max_size=8)), max_size=12).map(b"".join),
+    st.lists(st.integers(0, 400), max_size=8),
+    st.sampled_from(["GET", "HEAD", "CONNECT"]),
+)
+@settings(max_examples=600, deadline=None)
+def test_anything_in_any_pieces(data: bytes, cuts: list[int], method: str) -> None:
+    """It is a response, or the beginning of one, or refused; how it is cut changes nothing."""
+    whole = outcome([data], method)
+    assert outcome(split(data, *(cut for cut in cuts if cut <= len(data))), method) == whole
+    assert outcome(split(data, *range(1, len(data))), method) == whole

@@ -55,6 +55,7 @@ class TestRequest:
             "retry": False,
             "streaming_callback": print,
             "header_callback": print,
+            "on_informational": print,
             "auth": ("u", "p"),
             "netrc": True,
             "cookie_jar": CookieJar(),
