@@ -14,6 +14,7 @@ DOCUMENTS = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{p.name}" for p in R
     [
         *programs("docs/asyncio.md"),
         *programs("docs/coroutines.md"),
+        *programs("docs/http.md"),
         *programs("docs/network.md"),
         *programs("docs/testing.md"),
     ],
