@@ -67,34 +67,35 @@ class _Handle(_Handles):
 
     __slots__ = ()
 
+    def cancel(self) -> None:
+        super().cancel()
+        # It is called yet, in its turn.
+        self._callback, self._args = _nothing, ()
+
+
+class _WatchedHandle(_Handle):
+    """Likewise, in debug mode."""
+
+    __slots__ = ()
+
     def _run(self) -> None:
-        if self._cancelled:
-            return
-        if self._loop._debug:
+        if not self._cancelled:
             self._loop._run_watched(self, super()._run)
-        else:
-            super()._run()
         # The frame of a task that failed refers to this one, and so would to the task.
         del self
 
 
+def _nothing() -> None:
+    """Stands for what was cancelled."""
+
+
 class _TimerHandle(_TimerHandles):
-    """Likewise, for a timer."""
+    """An asyncio handle with its entry in an ``IOLoop``'s heap of timers."""
 
     __slots__ = ("timer",)
 
     timer: Timer
-
-    def _run(self) -> None:
-        self._scheduled = False
-        if self._cancelled:
-            return
-        if self._loop._debug:
-            self._loop._run_watched(self, super()._run)
-        else:
-            super()._run()
-        # The frame of a task that failed refers to this one, and so would to the task.
-        del self
+    _scheduled: bool
 
 
 class _Core(IOLoop):
@@ -261,7 +262,8 @@ class EventLoop(_Loops):
     def _call_soon(
         self, callback: Callable[..., Any], args: tuple[Any, ...], context: Context | None
     ) -> _Handle:
-        handle = _Handle(callback, args, self, context)
+        kind = _WatchedHandle if self._debug else _Handle
+        handle = kind(callback, args, self, context)
         if handle._source_traceback:
             del handle._source_traceback[-1]
         self._core._ready.append(handle)
@@ -297,7 +299,10 @@ class EventLoop(_Loops):
         handle = _TimerHandle(when, callback, args, self, context)
         if handle._source_traceback:
             del handle._source_traceback[-1]
-        handle.timer = self._core._timers.add(when, handle._run, (), None)
+        run = handle._run
+        if self._debug:
+            run = functools.partial(self._run_watched, handle, run)
+        handle.timer = self._core._timers.add(when, run, (), None)
         handle._scheduled = True
         return handle
 

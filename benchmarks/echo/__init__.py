@@ -34,6 +34,15 @@ PROTOCOLS = Subject("asyncio, protocols", f"{__name__}.protocols")
 UV_PROTOCOLS = replace(
     PROTOCOLS, name="uvloop, protocols", arguments=("--loop", "uvloop"), needs=("uvloop",)
 )
+ON_CORO = {
+    subject: replace(
+        subject,
+        name=f"{subject.name}, on coro's loop",
+        arguments=("--loop", "coro"),
+        needs=("coro",),
+    )
+    for subject in (STREAMS, PROTOCOLS)
+}
 TORNADO = Subject("Tornado", f"{__name__}.on_tornado", (), ("tornado",))
 
 CASES = (
@@ -47,7 +56,16 @@ CASES = (
         "echo",
         "echo of 1 KB, 50 connections",
         "messages/s",
-        (replace(BARE, wanted=0.7), CORO, STREAMS, PROTOCOLS, UV_STREAMS, UV_PROTOCOLS, TORNADO),
+        (
+            replace(BARE, wanted=0.7),
+            CORO,
+            STREAMS,
+            PROTOCOLS,
+            *ON_CORO.values(),
+            UV_STREAMS,
+            UV_PROTOCOLS,
+            TORNADO,
+        ),
     ),
     Case(
         "echo64",

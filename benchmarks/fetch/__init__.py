@@ -26,6 +26,7 @@ AIOHTTP = Subject("aiohttp", f"{__name__}.on_aiohttp", (), ("aiohttp",))
 AIOHTTP_UVLOOP = Subject(
     "aiohttp on uvloop", AIOHTTP.module, ("--loop", "uvloop"), ("aiohttp", "uvloop")
 )
+AIOHTTP_CORO = Subject("aiohttp on coro's loop", AIOHTTP.module, ("--loop", "coro"), AIOHTTP.needs)
 HTTPX = Subject("httpx", f"{__name__}.on_httpx", (), ("httpx",))
 TORNADO = Subject("Tornado, simple client", f"{__name__}.on_tornado", (), ("tornado",))
 TORNADO_CURL = Subject(
@@ -50,6 +51,7 @@ CASES = (
             PYCURL,
             replace(AIOHTTP, wanted=3.5),
             AIOHTTP_UVLOOP,
+            AIOHTTP_CORO,
             HTTPX,
             TORNADO,
             TORNADO_CURL,

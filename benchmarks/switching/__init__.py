@@ -35,6 +35,7 @@ TORNADO = Subject("Tornado", f"{__name__}.on_tornado", (), ("tornado",))
 TWISTED = Subject("Twisted", f"{__name__}.on_twisted", (), ("twisted",))
 TRIO = Subject("trio", f"{__name__}.on_trio", (), ("trio",))
 
+ON_CORO = Subject("asyncio on coro's loop", ASYNCIO.module, ("--loop", "coro"), ("coro",))
 ASYNCIO_AWAIT = replace(ASYNCIO, name="asyncio, await")
 TRIO_AWAIT = replace(TRIO, name="trio, await")
 TASK_PER_CALL = tuple(
@@ -47,7 +48,17 @@ CASES = (
         "yield",
         "yield to the loop, 100 tasks",
         "us/op",
-        (FLOOR, CORO, *GUESTS, ASYNCIO, replace(UVLOOP, wanted=2.0), TORNADO, TWISTED, TRIO),
+        (
+            FLOOR,
+            CORO,
+            *GUESTS,
+            ASYNCIO,
+            ON_CORO,
+            replace(UVLOOP, wanted=2.0),
+            TORNADO,
+            TWISTED,
+            TRIO,
+        ),
     ),
     Case(
         "child",
@@ -94,7 +105,12 @@ CASES = (
         "us/op",
         (CORO, replace(ASYNCIO, wanted=2.0), UVLOOP, TORNADO),
     ),
-    Case("timers", "add and cancel a timer, 100,000 waiting", "us/op", (CORO, ASYNCIO, UVLOOP)),
+    Case(
+        "timers",
+        "add and cancel a timer, 100,000 waiting",
+        "us/op",
+        (CORO, ASYNCIO, ON_CORO, UVLOOP),
+    ),
 )
 
 
