@@ -5,9 +5,9 @@
 
 Transports, servers, TLS, datagrams, pipes, subprocesses, signals and executors are asyncio's own;
 what they stand on is exchanged. asyncio's loop of selectors has three things below it: a queue of
-handles, a heap of timers, and a selector. Here all three are the ``IOLoop``'s: handles stand in its
-ready queue, in line with coro's callbacks and tasks; timers in its heap; the selector only takes
-note of what is watched, and ``IOLoop``'s poller does the watching.
+handles, a heap of timers, and a selector. Here handles stand in the ``IOLoop``'s ready queue, in
+line with coro's callbacks and tasks; its heap of timers has one entry for the first of asyncio's;
+the selector only takes note of what is watched, and the ``IOLoop``'s poller does the watching.
 
 So coro's coroutines and asyncio's libraries share one loop and one thread, and await each other: a
 coroutine of coro is a task of this loop to asyncio.
@@ -17,10 +17,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import heapq
 import logging
+import math
 import selectors
 import sys
 from asyncio import events as asyncio_events
+from collections import deque
 from collections.abc import Callable
 from contextvars import Context
 from threading import get_ident
@@ -40,9 +43,6 @@ if TYPE_CHECKING:
     class _Handles(asyncio.Handle):
         def __getattr__(self, name: str) -> Any: ...
 
-    class _TimerHandles(asyncio.TimerHandle):
-        def __getattr__(self, name: str) -> Any: ...
-
     class _Loops(asyncio.SelectorEventLoop):
         def __getattr__(self, name: str) -> Any: ...
 
@@ -50,11 +50,13 @@ if TYPE_CHECKING:
         def __getattr__(self, name: str) -> Any: ...
 else:
     _Handles = asyncio.Handle
-    _TimerHandles = asyncio.TimerHandle
     _Loops = asyncio.SelectorEventLoop
     _Selectors = selectors._BaseSelectorImpl
 
 _log = logging.getLogger("asyncio")
+
+# Cancelled timers that may lie in the heap, if they are not most of it.
+MANY_CANCELLED = 100
 
 
 def new_event_loop() -> EventLoop:
@@ -87,15 +89,6 @@ class _WatchedHandle(_Handle):
 
 def _nothing() -> None:
     """Stands for what was cancelled."""
-
-
-class _TimerHandle(_TimerHandles):
-    """An asyncio handle with its entry in an ``IOLoop``'s heap of timers."""
-
-    __slots__ = ("timer",)
-
-    timer: Timer
-    _scheduled: bool
 
 
 class _Core(IOLoop):
@@ -204,18 +197,22 @@ class EventLoop(_Loops):
     Inside of it ``IOLoop.current()`` is that loop: everything of coro runs on it.
     """
 
+    _scheduled: list[Any]
+    _timer_cancelled_count: int
+
     def __init__(self) -> None:
         self._core = _Core(self)
+        # What looks for timers that are due, and when.
+        self._alarm: Timer | None = None
+        self._alarm_at = math.inf
         try:
             super().__init__(_Selector(self, self._core))
         except BaseException:
             self._core.close()
             raise
+        # In seconds.
+        self.time = self._core.time  # type: ignore[method-assign]
         setattr(self, ATTRIBUTE, self._core)
-
-    def time(self) -> float:
-        """Return the loop's time, in seconds."""
-        return self._core.time()
 
     # --- running ---------------------------------------------------------------------------
 
@@ -290,26 +287,59 @@ class EventLoop(_Loops):
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
         """Call a function at a time of this loop's clock."""
-        if when is None:
-            raise TypeError("when cannot be None")
-        self._check_closed()
-        if self._debug:
-            self._check_thread()
-            self._check_callback(callback, "call_at")
-        handle = _TimerHandle(when, callback, args, self, context)
+        handle: Any = super().call_at(when, callback, *args, context=context)
         if handle._source_traceback:
             del handle._source_traceback[-1]
-        run = handle._run
-        if self._debug:
-            run = functools.partial(self._run_watched, handle, run)
-        handle.timer = self._core._timers.add(when, run, (), None)
-        handle._scheduled = True
-        return handle
+        if when < self._alarm_at:
+            self._set_alarm(when)
+        if self._timer_cancelled_count > MANY_CANCELLED:
+            self._sweep()
+        return handle  # type: ignore[no-any-return]
 
-    def _timer_handle_cancelled(self, handle: Any) -> None:
-        if handle._scheduled:
+    def _set_alarm(self, when: float) -> None:
+        """Look for timers that are due at a time, the earliest deadline that there is."""
+        if self._alarm is not None:
+            self._core._timers.cancel(self._alarm)
+        self._alarm_at = when
+        self._alarm = self._core._timers.add(when, self._on_alarm, (), None)
+
+    def _on_alarm(self) -> None:
+        self._alarm, self._alarm_at = None, math.inf
+        scheduled = self._scheduled
+        end = self.time() + self._clock_resolution
+        due: deque[Any] = deque()
+        while scheduled and (scheduled[0]._cancelled or scheduled[0]._when <= end):
+            handle = heapq.heappop(scheduled)
             handle._scheduled = False
-            self._core._timers.cancel(handle.timer)
+            if handle._cancelled:
+                self._timer_cancelled_count -= 1
+            else:
+                due.append(handle)
+        if scheduled:
+            self._set_alarm(scheduled[0]._when)
+        try:
+            while due:
+                self._run_plain(due.popleft())
+        finally:
+            # Where KeyboardInterrupt or SystemExit ended it, they come in the next turn.
+            for handle in due:
+                self._add_callback(handle)
+            handle = None
+
+    def _sweep(self) -> None:
+        """Forget cancelled timers, if they are most of the heap."""
+        scheduled = self._scheduled
+        if self._timer_cancelled_count * 2 <= len(scheduled):
+            return
+        kept = []
+        for handle in scheduled:
+            if handle._cancelled:
+                handle._scheduled = False
+            else:
+                kept.append(handle)
+        heapq.heapify(kept)
+        self._scheduled = kept
+        self._timer_cancelled_count = 0
 
     def _add_callback(self, handle: asyncio.Handle) -> None:
         if not handle._cancelled:
