@@ -12,7 +12,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from coro import hosted as hosted  # it fills a slot that IOLoop.current asks
+from coro import aio as aio  # they fill slots of IOLoop: its asyncio loop,
+from coro import hosted as hosted  # and the one that asyncio runs
 from coro.errors import CancelledError, TimeoutError
 from coro.future import Future
 from coro.gen import (

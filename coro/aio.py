@@ -11,6 +11,11 @@ the selector only takes note of what is watched, and the ``IOLoop``'s poller doe
 
 So coro's coroutines and asyncio's libraries share one loop and one thread, and await each other: a
 coroutine of coro is a task of this loop to asyncio.
+
+Every other ``IOLoop`` has such a loop above it too, ``IOLoop.asyncio_loop``, which is asyncio's
+running loop while that runs: what is written for asyncio works under ``coro.run``. It costs what it
+is used for. So there the steps of generators are not shown to asyncio, in which only ``async def``
+coroutines can ask for the current task in earnest.
 """
 
 from __future__ import annotations
@@ -22,18 +27,17 @@ import logging
 import math
 import selectors
 import sys
-from asyncio import events as asyncio_events
 from collections import deque
 from collections.abc import Callable
+from concurrent import futures
 from contextvars import Context
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
-from coro.future import slot
-from coro.hosted import ATTRIBUTE, Suspended, register_if_suspended, swap_current
+from coro.hosted import ATTRIBUTE, Suspended, register_if_suspended
 from coro.loop import IOLoop
 from coro.net import READ, WRITE
-from coro.task import Task
+from coro.task import Task, swap_current
 from coro.timers import Timer
 
 __all__ = ["EventLoop", "new_event_loop"]
@@ -100,7 +104,7 @@ class _Core(IOLoop):
 
     __slots__ = ("_host",)
 
-    _wakes_itself = False
+    _native = False
 
     def __init__(self, face: EventLoop) -> None:
         self._host = face
@@ -127,11 +131,6 @@ class _Core(IOLoop):
         self._check_thread("remove_signal_handler")
         removed: bool = self._host.remove_signal_handler(number)
         return removed
-
-    def _check_startable(self) -> None:
-        # The face has looked already, and is the running loop by now.
-        if slot.running is not None:
-            raise RuntimeError(f"cannot run {self._host!r} while {slot.running!r} is running")
 
 
 class _Selector(_Selectors):
@@ -201,7 +200,10 @@ class EventLoop(_Loops):
     _timer_cancelled_count: int
 
     def __init__(self) -> None:
-        self._core = _Core(self)
+        self._stand_on(_Core(self))
+
+    def _stand_on(self, core: IOLoop) -> None:
+        self._core = core
         # What looks for timers that are due, and when.
         self._alarm: Timer | None = None
         self._alarm_at = math.inf
@@ -228,12 +230,10 @@ class EventLoop(_Loops):
                 firstiter=self._asyncgen_firstiter_hook,
                 finalizer=self._asyncgen_finalizer_hook,
             )
-            asyncio_events._set_running_loop(self)
             self._core.start()
         finally:
             self._stopping = False
             self._thread_id = None
-            asyncio_events._set_running_loop(None)
             self._set_coroutine_origin_tracking(False)
             sys.set_asyncgen_hooks(*hooks)
 
@@ -376,6 +376,83 @@ class EventLoop(_Loops):
 
     def _write_to_self(self) -> None:
         self._core._waker.wake()
+
+
+class _Face(EventLoop):
+    """The asyncio loop that stands on an ``IOLoop`` which is there already.
+
+    It runs when that runs, and ends with it. To asyncio, tasks of coro are futures, but those that
+    drive ``async def`` coroutines are tasks.
+
+    Arguments:
+        loop: the ``IOLoop``.
+    """
+
+    def __init__(self, loop: IOLoop) -> None:
+        self._stand_on(loop)
+        loop._call_on_close(_Face, self._end)
+
+    def __repr__(self) -> str:
+        return f"<asyncio's face of {self._core!r}>"
+
+    def __del__(self) -> None:
+        """The loop below warns if it was not closed."""
+
+    # It needs no descriptors: the loop below is woken.
+
+    def _make_self_pipe(self) -> None:
+        pass
+
+    def _close_self_pipe(self) -> None:
+        pass
+
+    def is_running(self) -> bool:
+        """Whether the loop below runs."""
+        return self._core._thread is not None
+
+    def run_forever(self) -> None:
+        """Run until ``stop()``."""
+        self._check_closed()
+        self._check_running()
+        self._core.start()
+
+    def stop(self) -> None:
+        """Stop at the end of the present turn, or of the next one."""
+        self._core.stop()
+
+    def close(self) -> None:
+        """Close the loop below, and this with it."""
+        if self.is_running():
+            raise RuntimeError("Cannot close a running event loop")
+        self._core.close()
+
+    def _end(self) -> None:
+        asyncio.SelectorEventLoop.close(self)
+
+    def add_signal_handler(  # type: ignore[override]
+        self, sig: int, callback: Callable[..., Any], *args: Any
+    ) -> None:
+        """Call ``callback`` in a turn of the loop when a signal arrives (main thread only)."""
+        self._check_closed()
+        self._core.add_signal_handler(sig, callback, *args)
+
+    def remove_signal_handler(self, sig: int) -> bool:
+        """Restore what handled the signal before; False if nothing was added."""
+        return self._core.remove_signal_handler(sig)
+
+    def run_in_executor(  # type: ignore[override]
+        self, executor: futures.Executor | None, func: Callable[..., Any], *args: Any
+    ) -> Any:
+        """Run a blocking function in a thread; the default executor is the loop's below."""
+        self._check_closed()
+        return self._core.run_in_executor(executor, func, *args)
+
+    def set_default_executor(self, executor: futures.Executor) -> None:
+        """Set the executor that ``run_in_executor(None, ...)`` uses, here and below."""
+        self._core.set_default_executor(executor)
+
+
+IOLoop.face = staticmethod(_Face)
 
 
 def _format_handle(handle: Any) -> str:

@@ -203,7 +203,7 @@ class Future(Generic[T]):
             del error, self
 
     def get_loop(self) -> Any:
-        """Return the loop it belongs to; where asyncio runs that, asyncio's."""
+        """Return the asyncio loop of the loop it belongs to; before that first ran, itself."""
         loop = self._require_loop()
         return loop._host or loop
 

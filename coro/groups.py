@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from coro.errors import CancelledError
 from coro.future import CANCELLED, DONE, PENDING, Future, slot
-from coro.task import Task, _launch, convert_yielded, coroutine
+from coro.task import Task, convert_yielded, coroutine, current_task, launch_coroutine
 
 __all__ = ["TaskGroup"]
 
@@ -104,7 +104,7 @@ class TaskGroup:
             func = context.run(func, *args, **kwargs) if context else func(*args, **kwargs)
         task: Future[Any]
         if context is not None and inspect.iscoroutine(func):
-            task = _launch(func, self._parent._loop, context)
+            task = launch_coroutine(func, self._parent._loop, context)
         else:
             task = convert_yielded(func)
         if name is not None and isinstance(task, Task):
@@ -195,8 +195,7 @@ class TaskGroup:
             del errors, interrupt, cancelled, self
 
     def __enter__(self) -> Self:
-        loop = slot.running or slot.found()
-        parent = None if loop is None else loop._current_task
+        parent: Any = current_task()
         if parent is None:
             raise RuntimeError(
                 "TaskGroup() cannot determine the parent task: it works only inside a coroutine"

@@ -25,7 +25,6 @@ import asyncio
 import contextlib
 import functools
 import signal
-import sys
 import time
 from asyncio import tasks as asyncio_tasks
 from collections import deque
@@ -37,10 +36,10 @@ from typing import Any, NoReturn
 from coro.future import Slot, slot
 from coro.loop import IOLoop
 from coro.net import Poller
-from coro.task import Task
+from coro.task import Task, swap_current
 from coro.timers import Timer, TimerHeap
 
-__all__ = ["ATTRIBUTE", "HostedLoop", "Suspended", "register_if_suspended", "swap_current"]
+__all__ = ["ATTRIBUTE", "HostedLoop", "Suspended", "register_if_suspended"]
 
 # The attribute of a host that holds its hosted loop.
 ATTRIBUTE = "_coro_ioloop"
@@ -48,29 +47,6 @@ ATTRIBUTE = "_coro_ioloop"
 # Whose clock is ``time.monotonic``. uvloop shows it in milliseconds and as it was when the present
 # iteration began, which is too coarse for an IOLoop.
 _MONOTONIC = frozenset({"asyncio", "uvloop"})
-
-
-def _swap_step_by_step(host: Any, task: Any) -> Any:
-    """Make a task the host's current one, or None; return the one before."""
-    previous = asyncio.current_task(host)
-    if previous is not None:
-        asyncio_tasks._leave_task(host, previous)
-    if task is not None:
-        asyncio_tasks._enter_task(host, task)
-    return previous
-
-
-def _swap_as_3_12_does(loop: Any, task: Any) -> Any:
-    """Set the current task; return the one before."""
-    try:
-        return _swap(loop, task)
-    except KeyError:
-        # None took the place of none, which Python 3.12 refuses.
-        return None
-
-
-_swap: Callable[[Any, Any], Any] = getattr(asyncio_tasks, "_swap_current_task", _swap_step_by_step)
-swap_current = _swap_as_3_12_does if sys.version_info[:2] == (3, 12) else _swap
 
 
 class _Ready(deque[Any]):
@@ -159,6 +135,8 @@ class HostedLoop(IOLoop):
     """
 
     __slots__ = ("_alarm", "_alarm_at", "_asked", "_ending", "_host", "_left", "_queue", "_slack")
+
+    _native = False
 
     def __init__(self, host: Any) -> None:
         self._host = host
@@ -345,11 +323,6 @@ class HostedLoop(IOLoop):
         return bool(self._host.remove_signal_handler(number))
 
     # --- the host's matters ----------------------------------------------------------------
-
-    @property
-    def asyncio_loop(self) -> Any:
-        """The asyncio loop that runs it."""
-        return self._host
 
     def _refuse_to(self, what: str, instead: str) -> NoReturn:
         raise RuntimeError(f"IOLoop.{what} is not for {self!r}, which asyncio runs: {instead}")

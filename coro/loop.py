@@ -29,6 +29,7 @@ child.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 import math
@@ -128,10 +129,13 @@ class IOLoop:
     # Turns what a callback returned into a future; ``gen`` fills it.
     convert: ClassVar[Callable[[Any], Any]]
 
-    # The asyncio loop that runs this one, if one does.
+    # Makes the asyncio loop that stands on this one; ``aio`` fills it.
+    face: ClassVar[Callable[[IOLoop], Any]]
+
+    # The asyncio loop that this one stands on, or that stands on it.
     _host: Any = None
-    # Whether signals are to wake it; else that is its host's matter.
-    _wakes_itself = True
+    # Whether it stands on none: signals are to wake it, and it tells asyncio of no task.
+    _native = True
 
     # Runs every function that is meant for a thread, on a loop that has none.
     _forced_executor: futures.Executor | None = None
@@ -248,6 +252,16 @@ class IOLoop:
         """Leave this thread without a current loop."""
         slot.current = None
 
+    @property
+    def asyncio_loop(self) -> Any:
+        """The asyncio loop that stands on this one: ``asyncio.get_running_loop()`` while it runs.
+
+        Inside asyncio, the loop that this one stands on.
+        """
+        if self._host is None and not self._closed:
+            self._host = IOLoop.face(self)
+        return self._host
+
     # --- running ---------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -259,10 +273,12 @@ class IOLoop:
         self._check_startable()
         if type(self._poller) is _Inherited:
             self._open_poller()
+        face = self.asyncio_loop
         self._thread = get_ident()
         self._now = self._began = self.time()
         slot.running = self
-        in_main = self._wakes_itself and threading.current_thread() is threading.main_thread()
+        asyncio._set_running_loop(face)
+        in_main = self._native and threading.current_thread() is threading.main_thread()
         if in_main:
             previous = signal.set_wakeup_fd(self._waker.write_fileno(), warn_on_full_buffer=False)
         try:
@@ -276,6 +292,7 @@ class IOLoop:
                 self._stopping = False
                 self._asleep = False
                 self._ran += self.time() - self._began
+                asyncio._set_running_loop(None)
                 slot.running = None
                 self._thread = None
 
@@ -472,8 +489,10 @@ class IOLoop:
         self._ready.clear()
         self._at_turn_end.clear()
         self._tasks.clear()
-        # The one circle of the loop's own making.
+        # The circles of the loop's own making.
         self.nothing._loop = None
+        if self._native:
+            self._host = None
         self._poller.close()
         self._waker.close()
         if self._executor is not None:
@@ -875,6 +894,8 @@ def _after_fork() -> None:
         loop._leave_parent()
     if slot.current is slot.running:
         slot.current = None
+    if slot.running is not None:
+        asyncio._set_running_loop(None)
     slot.running = None
 
 

@@ -14,6 +14,7 @@ closed at once, and what still ran is dropped.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 import signal
@@ -239,7 +240,7 @@ def _end_all(loop: IOLoop, job: _Job, generators: _Generators, *, threads: bool)
     """
     interrupt: BaseException | None = None
     for _ in range(MAX_ROUNDS):
-        left = loop._live_tasks()
+        left = [*loop._live_tasks(), *asyncio.all_tasks(loop.asyncio_loop)]
         try:
             if left:
                 # Before the loop turns again: whoever waits for a task that was interrupted gets
@@ -283,7 +284,7 @@ def _close(loop: IOLoop) -> None:
 
 
 @coroutine
-def _all_ended(tasks: list[Task[Any]]) -> Any:
+def _all_ended(tasks: list[Any]) -> Any:
     """Wait until they have ended. An error that nobody else looks at logs itself."""
     for task in tasks:
         if not task.done():

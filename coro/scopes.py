@@ -11,7 +11,7 @@ from typing import Any, Self
 from coro.errors import CancelledError, TimeoutError
 from coro.future import CANCELLED, DONE, FAILED, PENDING, Future, slot
 from coro.loop import IOLoop
-from coro.task import convert_yielded
+from coro.task import convert_yielded, current_task_of
 from coro.timers import Timer
 
 __all__ = ["Timeout", "shield", "sleep", "timeout", "timeout_at", "with_timeout"]
@@ -237,7 +237,7 @@ class Timeout:
         if self._state != _CREATED:
             raise RuntimeError("Timeout has already been entered: it serves for one block only")
         loop = slot.running or slot.found()
-        task = None if loop is None else loop._current_task
+        task = current_task_of(loop)
         if task is None:
             raise RuntimeError(
                 "Timeout should be used inside a task: in a coroutine, with timeout(5): yield ..."

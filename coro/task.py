@@ -51,6 +51,7 @@ import functools
 import inspect
 import sys
 import types
+from asyncio import tasks as asyncio_tasks
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from contextvars import Context, copy_context
@@ -81,9 +82,12 @@ __all__ = [
     "convert_yielded",
     "coroutine",
     "current_task",
+    "current_task_of",
     "is_coroutine_function",
+    "launch_coroutine",
     "moment",
     "running_tasks",
+    "swap_current",
 ]
 
 T = TypeVar("T", default=Any)
@@ -617,14 +621,64 @@ _DONE, _FAILED, _CANCELLED = map(_Ended, (DONE, FAILED, CANCELLED))
 _drivers: deque[Callable[[Any], Any]] = deque(maxlen=1000)
 
 
+def _swap_step_by_step(host: Any, task: Any) -> Any:
+    """Make a task, or None, the current one of an asyncio loop; return the one before."""
+    previous = asyncio.current_task(host)
+    if previous is not None:
+        asyncio_tasks._leave_task(host, previous)
+    if task is not None:
+        asyncio_tasks._enter_task(host, task)
+    return previous
+
+
+def _swap_as_3_12_does(loop: Any, task: Any) -> Any:
+    """Set the current task; return the one before."""
+    try:
+        return _swap(loop, task)
+    except KeyError:
+        # None took the place of none, which Python 3.12 refuses.
+        return None
+
+
+_swap: Callable[[Any, Any], Any] = getattr(asyncio_tasks, "_swap_current_task", _swap_step_by_step)
+swap_current = _swap_as_3_12_does if sys.version_info[:2] == (3, 12) else _swap
+
+
 @types.coroutine
-def _drive() -> Generator[Any, Any, None]:
-    """Run the bodies of tasks, one after another: a task is sent in, then what its body wants."""
-    ended = None
+def _drive(face: Any = None) -> Generator[Any, Any, None]:
+    """Run the bodies of tasks, one after another: a task is sent in, then what its body wants.
+
+    Arguments:
+        face: an asyncio loop that is to know whose body runs, for the first body.
+    """
+    ended = value = yielded = outer = resume = None
     while True:
         task = yield ended
         try:
-            task._value = yield from task._body
+            if face is None:
+                task._value = yield from task._body
+                ended = _DONE
+                continue
+            # ``yield from`` spelt out.
+            resume = task._body.send
+            while True:
+                outer = swap_current(face, task)
+                try:
+                    yielded = resume(value)
+                finally:
+                    swap_current(face, outer)
+                    value = outer = None
+                try:
+                    value = yield yielded
+                    resume = task._body.send
+                except GeneratorExit:
+                    task._body.close()
+                    raise
+                except BaseException as error:
+                    value = _without_top_frame(error)
+                    resume = task._body.throw
+        except StopIteration as stop:
+            task._value = stop.value
             ended = _DONE
         except Return as stop:
             task._value = stop.value
@@ -639,11 +693,11 @@ def _drive() -> Generator[Any, Any, None]:
             ended = _FAILED
         finally:
             # The frame stands in the traceback of an error that the task holds.
-            task = None
+            task = face = value = yielded = outer = resume = None
 
 
-def _driver() -> Callable[[Any], Any]:
-    driver = _drive()
+def _driver(face: Any = None) -> Callable[[Any], Any]:
+    driver = _drive(face)
     send = driver.send
     send(None)
     return send
@@ -659,7 +713,18 @@ def _failed(loop: Any, error: BaseException) -> Future[Any]:
         del future, error
 
 
-def _launch(body: Any, loop: Any, context: Context) -> Task[Any]:
+def launch_coroutine(body: Any, loop: Any, context: Context) -> Task[Any]:
+    """Make and start the task of a coroutine object, which may call for asyncio's current task.
+
+    A generator cannot enter an ``asyncio.timeout`` or the like, so on a native loop its steps do
+    not pay for it.
+    """
+    return _launch(body, loop, context, _driver(loop.asyncio_loop) if loop._native else None)
+
+
+def _launch(
+    body: Any, loop: Any, context: Context, send: Callable[[Any], Any] | None = None
+) -> Task[Any]:
     """Make the task of a coroutine call and run it up to its first unfinished yield.
 
     What most calls do is written out here: to end in the first step, or to yield something pending
@@ -682,7 +747,7 @@ def _launch(body: Any, loop: Any, context: Context) -> Task[Any]:
     depth = loop._depth
     if depth >= MAX_DEPTH:
         task._waiting = _UNSTARTED
-        task._send = _driver()
+        task._send = send or _driver()
         task._hold()
         loop._ready.append((task._start_queued, (), None))
         return task  # type: ignore[no-any-return]
@@ -693,7 +758,9 @@ def _launch(body: Any, loop: Any, context: Context) -> Task[Any]:
     if hooks is not None:
         hooks.task_started(task)
         hooks.step_started(task)
-    send = task._send = _drivers.pop() if _drivers else _driver()
+    if send is None:
+        send = _drivers.pop() if _drivers else _driver()
+    task._send = send
     # As in ``_run``.
     errors = False
     try:
@@ -830,8 +897,10 @@ def coroutine(func: Callable[..., Any]) -> Callable[..., Task[Any]]:
         context = copy_context()
         try:
             body = context.run(func, *args, **kwargs)
-            if type(body) is types.GeneratorType or inspect.iscoroutine(body):
+            if type(body) is types.GeneratorType:
                 return _launch(body, loop, context)
+            if inspect.iscoroutine(body):
+                return launch_coroutine(body, loop, context)
             return _settled(func, loop, context, DONE, body)
         except Return as stop:
             return _settled(func, loop, context, DONE, stop.value)
@@ -874,8 +943,18 @@ def current_task() -> Task[Any] | None:
     Inside asyncio it is what ``asyncio.current_task()`` says: in an ``async def`` function that
     asyncio runs, a task of asyncio.
     """
-    loop = slot.running or slot.found()
-    return None if loop is None else loop._current_task
+    task: Task[Any] | None = current_task_of(slot.running or slot.found())
+    return task
+
+
+def current_task_of(loop: Any) -> Any:
+    """Likewise, of a loop (or of None); a task of asyncio's too, where it runs on that loop."""
+    if loop is None:
+        return None
+    task = loop._current_task
+    if task is None and loop._host is not None:
+        task = asyncio.current_task(loop._host)
+    return task
 
 
 def all_tasks() -> set[Task[Any]]:
@@ -973,9 +1052,9 @@ def convert_yielded(yielded: Any) -> Future[Any]:
     if is_future(yielded):
         return _Foreign(yielded)
     if inspect.iscoroutine(yielded):
-        return _launch(yielded, slot.running or slot.loop(), copy_context())
+        return launch_coroutine(yielded, slot.running or slot.loop(), copy_context())
     if _is_awaitable(yielded):
-        return _launch(_await(yielded), slot.running or slot.loop(), copy_context())
+        return launch_coroutine(_await(yielded), slot.running or slot.loop(), copy_context())
     raise BadYieldError(f"yielded unknown object {shortened(yielded)}{_likely_slip(yielded)}")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import logging
 import os
 import signal
@@ -10,33 +12,51 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import coro.aio
-from coro.gen import coroutine, current_task, sleep
+from coro.errors import CancelledError, WrongLoopError
+from coro.gen import (
+    TaskGroup,
+    convert_yielded,
+    coroutine,
+    current_task,
+    moment,
+    sleep,
+    timeout,
+)
 from coro.http import AsyncHTTPClient, HTTPServer, Response
 from coro.loop import IOLoop
+from coro.main import run_on
 from coro.tcp import connect
+from coro.testing import simulate
 from tests.support.authority import Authority
 from tests.support.leaks import count_fds
 
 Run = Callable[..., Any]
 
 
-@pytest.fixture
-def run() -> Iterator[Run]:
+def _run_by_asyncio(main: Any, debug: bool = False) -> Any:
+    with asyncio.Runner(loop_factory=coro.aio.new_event_loop, debug=debug) as runner:
+        return runner.run(main)
+
+
+def _run_by_coro(main: Any, debug: bool = False) -> Any:
+    loop = IOLoop(make_current=False)
+    loop.asyncio_loop.set_debug(debug)
+    return run_on(loop, lambda: main)
+
+
+@pytest.fixture(params=[_run_by_asyncio, _run_by_coro])
+def run(request: pytest.FixtureRequest) -> Iterator[Run]:
     """``run(main())``: on a loop of coro's, which gives everything back."""
     before = count_fds()
-
-    def run(main: Any, debug: bool = False) -> Any:
-        with asyncio.Runner(loop_factory=coro.aio.new_event_loop, debug=debug) as runner:
-            return runner.run(main)
-
-    yield run
+    yield request.param
     assert count_fds() == before
 
 
@@ -280,14 +300,17 @@ class TestTogether:
     def test_coroutines_of_both_kinds_await_each_other(self, run: Run) -> None:
         @coroutine
         def of_coro(depth: int) -> Any:
-            assert current_task() is asyncio.current_task()
+            if run is _run_by_asyncio:
+                assert current_task() is asyncio.current_task()
             yield sleep(0.001)
             got = yield of_asyncio(depth - 1) if depth else asyncio.sleep(0, "the bottom")
             yield asyncio.ensure_future(asyncio.sleep(0))
             return got
 
         async def of_asyncio(depth: int) -> Any:
+            assert current_task() is asyncio.current_task()
             await asyncio.sleep(0.001)
+            assert current_task() is asyncio.current_task()
             return await of_coro(depth - 1) if depth else "the bottom"
 
         async def main() -> Any:
@@ -394,3 +417,188 @@ class TestTogether:
                 loop.close()
 
         coro.run(main)
+
+
+class TestFace:
+    """The asyncio loop of a loop that ``coro.run`` made, or that was there already."""
+
+    def test_it_is_the_running_loop(self) -> None:
+        loop = IOLoop(make_current=False)
+        face = loop.asyncio_loop
+        assert isinstance(face, coro.aio.EventLoop)
+        assert not face.is_running()
+
+        @coroutine
+        def main() -> Any:
+            assert asyncio.get_running_loop() is face
+            assert face.is_running()
+            assert IOLoop.current() is loop
+            yield asyncio.sleep(0)
+            with pytest.raises(RuntimeError):
+                face.run_forever()
+            with pytest.raises(RuntimeError):
+                face.close()
+            with pytest.raises(RuntimeError, match="running event loop"):
+                asyncio.run(nothing())  # type: ignore[arg-type]
+
+        nothing = object
+        loop.run_sync(main)
+        with pytest.raises(RuntimeError):
+            asyncio.get_running_loop()
+        loop.close()
+        assert face.is_closed()
+        assert loop.asyncio_loop is None
+
+    def test_it_opens_no_descriptor(self) -> None:
+        with contextlib.closing(IOLoop(make_current=False)) as loop:
+            before = count_fds()
+            loop.run_sync(lambda: asyncio.sleep(0.001))
+            assert count_fds() == before
+
+    def test_it_is_there_from_one_run_to_the_next(self) -> None:
+        with contextlib.closing(IOLoop(make_current=False)) as loop:
+            queue: asyncio.Queue[str] = asyncio.Queue()
+            loop.run_sync(lambda: queue.put("kept"))
+            got: Any = loop.run_sync(lambda: asyncio.wait_for(queue.get(), 10))
+            assert got == "kept"
+            assert loop.asyncio_loop.run_until_complete(asyncio.sleep(0, "run by asyncio"))
+
+    def test_closing_it_closes_the_loop(self) -> None:
+        loop = IOLoop(make_current=False)
+        loop.asyncio_loop.close()
+        with pytest.raises(RuntimeError, match="closed"):
+            loop.start()
+
+    def test_what_asyncio_left_is_cancelled_and_awaited(self) -> None:
+        ended: list[str] = []
+
+        async def left() -> None:
+            try:
+                await asyncio.sleep(1000)
+            finally:
+                await asyncio.sleep(0.001)
+                ended.append("the task")
+
+        async def values() -> AsyncGenerator[int, None]:
+            try:
+                yield 1
+            finally:
+                await asyncio.sleep(0)
+                ended.append("the generator")
+
+        kept: list[Any] = []
+
+        async def main() -> None:
+            kept.append(asyncio.create_task(left()))
+            kept.append(values())
+            await anext(kept[1])
+
+        coro.run(main)
+        assert ended == ["the task", "the generator"]
+
+    def test_limits_and_groups_of_both_kinds_in_tasks_of_both_kinds(self) -> None:
+        async def limited(limit: Any) -> str:
+            with pytest.raises(TimeoutError):
+                async with limit(0.01):
+                    await sleep(1000)
+            return "in time"
+
+        async def grouped(kind: Any) -> str:
+            async with kind() as group:
+                first = group.create_task(limited(asyncio.timeout))
+                second = group.create_task(limited(timeout))
+            return f"{first.result()}, {second.result()}"
+
+        @coroutine
+        def main() -> Any:
+            kinds = (asyncio.TaskGroup, TaskGroup)
+            driven = yield [grouped(kind) for kind in kinds]
+            tasks = yield [asyncio.ensure_future(grouped(kind)) for kind in kinds]
+            return driven + tasks
+
+        assert coro.run(main) == ["in time, in time"] * 4
+
+    def test_an_error_has_the_frames_of_the_user_alone(self) -> None:
+        async def inner() -> None:
+            await asyncio.sleep(0)
+            raise ZeroDivisionError
+
+        async def outer() -> None:
+            try:
+                await sleep(1000)
+            except CancelledError:
+                await inner()
+
+        @coroutine
+        def main() -> Any:
+            task = convert_yielded(outer())
+            yield moment
+            task.cancel()
+            try:
+                yield task
+            except ZeroDivisionError as error:
+                frames = traceback.extract_tb(error.__traceback__)
+                return [frame.name for frame in frames]
+
+        assert coro.run(main) == ["main", "outer", "inner"]
+
+    def test_threads_are_the_loops_own(self) -> None:
+        async def main() -> None:
+            loop = IOLoop.current()
+            first = await asyncio.to_thread(threading.current_thread)
+            second = await loop.run_in_executor(None, threading.current_thread)
+            assert first is second
+
+        coro.run(main)
+
+    def test_signals(self) -> None:
+        async def main() -> int:
+            loop = asyncio.get_running_loop()
+            came = loop.create_future()
+            loop.add_signal_handler(signal.SIGUSR1, came.set_result, signal.SIGUSR1)
+            os.kill(os.getpid(), signal.SIGUSR1)
+            number: int = await came
+            assert loop.remove_signal_handler(signal.SIGUSR1)
+            assert not loop.remove_signal_handler(signal.SIGUSR1)
+            return number
+
+        assert coro.run(main) == signal.SIGUSR1
+        assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+
+    def test_futures_of_another_loop_are_told(self) -> None:
+        other = asyncio.new_event_loop()
+
+        @coroutine
+        def main() -> Any:
+            yield other.create_future()
+
+        with contextlib.closing(other), pytest.raises(WrongLoopError, match="belongs to"):
+            coro.run(main)
+
+    def test_in_virtual_time(self) -> None:
+        """asyncio's timers and coro's go by one clock, asyncio's callbacks in their order."""
+
+        async def main() -> Any:
+            seen: list[int] = []
+            loop = asyncio.get_running_loop()
+            for number in range(20):
+                loop.call_soon(seen.append, number)
+            began = loop.time()
+            await asyncio.gather(asyncio.sleep(1000), sleep(2000))
+            assert loop.time() - began >= 2000
+            return seen
+
+        for seed in range(5):
+            assert simulate(main, seed=seed) == list(range(20))
+
+    def test_it_leaves_no_circle(self, no_collector: None) -> None:
+        async def main() -> None:
+            with contextlib.suppress(ZeroDivisionError):
+                await asyncio.create_task(fail())
+
+        async def fail() -> None:
+            await asyncio.sleep(0)
+            raise ZeroDivisionError
+
+        coro.run(main)
+        assert gc.collect() == 0

@@ -261,7 +261,8 @@ class TestRun:
         def main() -> Any:
             task = current_task()
             assert task is not None
-            assert IOLoop.current() is task.get_loop()
+            assert IOLoop.current() is task._loop
+            assert IOLoop.current().asyncio_loop is task.get_loop()
             assert all_tasks() == {task}
             yield moment
 

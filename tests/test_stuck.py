@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
 import gc
 import io
@@ -86,7 +85,7 @@ def waiting(what: Any) -> str:
     task = waits()
     lines = tree().splitlines()
     assert re.search(r"waits  [05].0 s", lines[0])
-    end(task.get_loop(), task)
+    end(task._loop, task)
     return "\n".join(lines[1:])
 
 
@@ -531,12 +530,8 @@ class TestWhatIsWaitedFor:
         twice: Future[Any] = Future()
         chain_future(followed, twice)
         assert waiting(twice) == shown
-        foreign = asyncio.new_event_loop()
-        try:
-            future = foreign.create_future()
-            assert waiting(future).startswith("└─ <Future pending")
-        finally:
-            foreign.close()
+        future = loop.asyncio_loop.create_future()
+        assert waiting(future).startswith("└─ <Future pending")
 
     def test_futures_that_follow_each_other(self, loop: IOLoop) -> None:
         a: Future[Any] = Future()

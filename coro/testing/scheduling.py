@@ -26,6 +26,7 @@ is found by its place in memory or in a set.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections import deque
 from collections.abc import Callable
@@ -129,6 +130,9 @@ class SeededQueue(deque[Any]):
             return [_UNSIGNED]
         if type(entry) is Timer:
             return [_TIMERS]
+        if isinstance(entry, asyncio.Handle):
+            # Whatever is written for asyncio relies on their order.
+            return [_UNSIGNED]
         waiting = getattr(entry, "_waiting", None)
         return [entry] if waiting is None else [entry, _line_of(waiting)]
 

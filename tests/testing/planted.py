@@ -14,9 +14,9 @@ from coro.errors import CancelledError, StreamClosedError, TimeoutError
 from coro.future import Future
 from coro.gen import Task, coroutine, moment, sleep
 from coro.locks import BoundedSemaphore
+from coro.loop import IOLoop
 from coro.scopes import Timeout
 from coro.stream import IOStream
-from coro.task import current_task
 from coro.tcp import connect
 from coro.tcpserver import TCPServer
 
@@ -141,7 +141,7 @@ def swallowed_cancellation(bug: bool) -> Any:
     @coroutine
     def poll_for_ever() -> Any:
         nonlocal polls
-        loop = current_task().get_loop()  # type: ignore[union-attr]
+        loop = IOLoop.current()
         while True:
             polls += 1
             assert polls < 100, "it goes on after it was cancelled"
