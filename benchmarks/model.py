@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
-Unit = Literal["us/op", "messages/s", "requests/s", "connections/s"]
+Unit = Literal["us/op", "messages/s", "requests/s", "connections/s", "MB/s"]
 """What a case's figures are shown in."""
 
 

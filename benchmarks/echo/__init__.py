@@ -14,13 +14,12 @@ asyncio's own transports ask for 256 KiB in every ``recv``.  glibc maps fresh me
 that size each time, which is most of what its rows show; that is how asyncio comes.
 """
 
-import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from tempfile import TemporaryDirectory
 
-from ..model import Case, Measure, Measurement, Subject, SubjectError, Suite, UnavailableError
+from ..certificate import certificate
+from ..model import Case, Measure, Measurement, Subject, SubjectError, Suite
 from ..processes import OTHER_CORE, SUBJECT_CORE, child, measured, python
 from ..trial import LONGEST
 
@@ -110,25 +109,6 @@ def prepare(case: Case, seconds: float) -> Iterator[Measure]:
             yield lambda subject: measure(subject, ("--tls", pem))
     else:
         yield measure
-
-
-@contextmanager
-def certificate() -> Iterator[str]:
-    """A file with a key and its certificate, that nobody has signed."""
-    with TemporaryDirectory() as directory:
-        pem = f"{directory}/server.pem"
-        command = "openssl req -x509 -nodes -days 2 -subj /CN=localhost -newkey ec -pkeyopt"
-        try:
-            subprocess.run(
-                [*command.split(), "ec_paramgen_curve:P-256", "-keyout", pem, "-out", f"{pem}.crt"],
-                check=True,
-                capture_output=True,
-            )
-        except FileNotFoundError:
-            raise UnavailableError("needs openssl: apt-get install openssl") from None
-        with open(pem, "a") as file, open(f"{pem}.crt") as made:
-            file.write(made.read())
-        yield pem
 
 
 SUITE = Suite("echo", CASES, prepare)

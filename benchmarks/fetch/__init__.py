@@ -2,15 +2,19 @@
 
 ``fetch1``   one request after another
 ``fetch50``  50 workers, each with one request after another
+``get_tls``  likewise, over TLS
+``post``     likewise, each request with a body of 64 KB
+``stream``   one long body, read piece by piece; who keeps it in memory fails
 
 Every subject checks the status and the length of every response.  Tornado's simple client keeps no
 connection: its rows include a connect for each request, as its users have it.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
+from ..certificate import certificate
 from ..model import Case, Measure, Subject, Suite
 from ..processes import SUBJECT_CORE, measured, python
 from .nginx import running_nginx
@@ -32,6 +36,9 @@ TORNADO = Subject("Tornado, simple client", f"{__name__}.on_tornado", (), ("torn
 TORNADO_CURL = Subject(
     "Tornado, curl client", TORNADO.module, ("--client", "curl"), ("tornado", "pycurl")
 )
+
+PEERS = (CORO, *GUESTS, PYCURL, AIOHTTP, AIOHTTP_UVLOOP, HTTPX)
+"""Who does all that there is to do."""
 
 CASES = (
     Case(
@@ -57,15 +64,25 @@ CASES = (
             TORNADO_CURL,
         ),
     ),
+    Case("get_tls", "fetch of 1 KB over TLS, 50 at a time", "requests/s", PEERS),
+    Case("post", "POST of 64 KB, 50 at a time", "requests/s", PEERS),
+    Case("stream", "a body read piece by piece, 1 at a time", "MB/s", PEERS),
 )
-WORKERS = {"fetch1": 1, "fetch50": 50}
+OPTIONS: dict[str, tuple[str | int, ...]] = {
+    "fetch1": ("--workers", 1),
+    "post": ("--post", 65536),
+    "stream": ("--stream", "--workers", 1),
+}
+PATHS = {"post": "/take", "stream": "/huge.bin"}
 
 
 @contextmanager
 def prepare(case: Case, seconds: float) -> Iterator[Measure]:
     """Keep an nginx running while the case runs."""
-    with running_nginx() as url:
-        load = ("--workers", WORKERS[case.name], "--seconds", seconds)
+    with ExitStack() as stack:
+        pem = stack.enter_context(certificate()) if case.name == "get_tls" else None
+        url = stack.enter_context(running_nginx(pem)) + PATHS.get(case.name, "/1k.txt")
+        load = (*OPTIONS.get(case.name, ()), "--seconds", seconds)
         yield lambda subject: measured(
             python(subject.module, url, *subject.arguments, *load), SUBJECT_CORE
         )

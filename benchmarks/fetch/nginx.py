@@ -1,4 +1,8 @@
-"""A private nginx for the length of a block: own configuration, own directory, one worker."""
+"""A private nginx for the length of a block: own configuration, own directory, one worker.
+
+It serves ``/1k.txt``, ``/huge.bin``, and ``/take``, which answers with the former when it has the
+whole body of the request; plain, and with a certificate over TLS.
+"""
 
 import socket
 import tempfile
@@ -16,6 +20,9 @@ BODY = bytes(range(32, 96)) * 16
 
 START = 5.0
 """Seconds that nginx has to begin to accept."""
+
+HUGE = 1 << 40
+"""Bytes of ``/huge.bin``, a file without contents."""
 
 FORGOTTEN = "1h"
 """How long an nginx lives that nobody ended, because this process was killed."""
@@ -39,31 +46,51 @@ http {{
     fastcgi_temp_path {directory}/fastcgi;
     uwsgi_temp_path {directory}/uwsgi;
     scgi_temp_path {directory}/scgi;
+    client_body_buffer_size 128k;
+    upstream self {{ server 127.0.0.1:{port}; keepalive 100; }}
     server {{
         listen 127.0.0.1:{port};
+        {tls}
         root {directory}/root;
+        location = /take {{
+            proxy_pass http://self/1k.txt;
+            proxy_method GET;
+            proxy_pass_request_body off;
+            proxy_set_header Content-Length "";
+            proxy_set_header Connection "";
+            proxy_http_version 1.1;
+        }}
     }}
 }}
 """
 
 
 @contextmanager
-def running_nginx() -> Iterator[str]:
-    """Serve ``BODY`` from the other core; gives its URL."""
+def running_nginx(pem: str | None = None) -> Iterator[str]:
+    """Serve from the other core; gives the URL, without a path.
+
+    With ``pem``, a file with key and certificate, it is that over TLS.
+    """
     path = nginx_path()
     if path is None:
         raise UnavailableError("nginx is not installed (apt install nginx)")
     with tempfile.TemporaryDirectory() as name:
-        directory, port = Path(name), _free_port()
+        directory, port, tls_port = Path(name), _free_port(), _free_port()
         directory.chmod(0o755)  # nginx's worker gives up root
         (directory / "root").mkdir()
         (directory / "root" / "1k.txt").write_bytes(BODY)
+        with (directory / "root" / "huge.bin").open("wb") as file:
+            file.truncate(HUGE)
         configuration = directory / "nginx.conf"
-        configuration.write_text(CONFIGURATION.format(directory=directory, port=port))
+        tls = ""
+        if pem is not None:
+            tls = f"listen 127.0.0.1:{tls_port} ssl; ssl_certificate {pem}; "
+            tls += f"ssl_certificate_key {pem};"
+        configuration.write_text(CONFIGURATION.format(directory=directory, port=port, tls=tls))
         command = ["timeout", FORGOTTEN, path, "-e", "stderr", "-c", str(configuration)]
         with child(command, OTHER_CORE) as running:
             _wait_for(port, running)
-            yield f"http://127.0.0.1:{port}/1k.txt"
+            yield f"http://127.0.0.1:{port}" if pem is None else f"https://localhost:{tls_port}"
 
 
 def _free_port() -> int:

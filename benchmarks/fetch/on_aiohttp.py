@@ -7,24 +7,37 @@ import aiohttp
 
 from ..hosts import HOSTS, runner
 from ..trial import Trial
-from .subject import check, parser
+from .subject import body, check, check_length, megabytes, parser
 
 
-async def worker(session: aiohttp.ClientSession, url: str, count: int) -> None:
-    """GET ``count`` times, one after another."""
+async def worker(session: aiohttp.ClientSession, options: Namespace, count: int) -> None:
+    """Fetch ``count`` times, one after another."""
+    sent = body(options)
+    method = "GET" if sent is None else "POST"
     for _ in range(count):
-        async with session.get(url) as response:
+        async with session.request(method, options.url, data=sent, ssl=False) as response:
             check(response.status, await response.read())
+
+
+async def stream(session: aiohttp.ClientSession, options: Namespace) -> None:
+    """Read a body as its pieces come."""
+    for headers, length in megabytes(options):
+        received = 0
+        async with session.get(options.url, headers=headers) as response:
+            async for piece in response.content.iter_any():
+                received += len(piece)
+        check_length(received, length)
 
 
 async def measure(options: Namespace) -> None:
     """Run a trial."""
     async with aiohttp.ClientSession() as session:
+        if options.stream:
+            await stream(session, options)
+            return
         for count in Trial(options.seconds):
             share = count // options.workers
-            await asyncio.gather(
-                *(worker(session, options.url, share) for _ in range(options.workers))
-            )
+            await asyncio.gather(*(worker(session, options, share) for _ in range(options.workers)))
 
 
 def main() -> None:

@@ -9,16 +9,19 @@ from coro.http import AsyncHTTPClient
 
 from ..hosts import LOOPS, runner
 from ..trial import Trial
-from .subject import check, parser
+from .subject import body, check, check_length, megabytes, parser
 
 Coroutine = Generator[Any, Any, Any]
 
 
 @coroutine
-def worker(client: AsyncHTTPClient, url: str, count: int) -> Coroutine:
-    """GET ``count`` times, one after another."""
+def worker(client: AsyncHTTPClient, url: str, sent: bytes | None, count: int) -> Coroutine:
+    """Fetch ``count`` times, one after another."""
+    options: dict[str, Any] = {} if sent is None else {"method": "POST", "body": sent}
+    if url.startswith("https"):
+        options["validate_cert"] = False
     for _ in range(count):
-        response = yield client.fetch(url)
+        response = yield client.fetch(url, **options)
         check(response.code, response.body)
 
 
@@ -26,9 +29,18 @@ def worker(client: AsyncHTTPClient, url: str, count: int) -> Coroutine:
 def measure(options: Namespace) -> Coroutine:
     """Run a trial."""
     client = AsyncHTTPClient(force_instance=True, max_clients=options.workers)
-    for count in Trial(options.seconds):
-        share = count // options.workers
-        yield [worker(client, options.url, share) for _ in range(options.workers)]
+    if options.stream:
+        for headers, length in megabytes(options):
+            response = yield client.fetch(options.url, headers=headers, stream=True)
+            received = 0
+            while piece := (yield response.read(65536)):
+                received += len(piece)
+            check_length(received, length)
+    else:
+        sent = body(options)
+        for count in Trial(options.seconds):
+            share = count // options.workers
+            yield [worker(client, options.url, sent, share) for _ in range(options.workers)]
     client.close()
 
 

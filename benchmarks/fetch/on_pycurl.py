@@ -1,11 +1,12 @@
 """libcurl's multi interface: one easy handle for each worker, used again and again."""
 
+from argparse import Namespace
 from io import BytesIO
 
 import pycurl
 
 from ..trial import Trial
-from .subject import check, parser
+from .subject import body, check, check_length, megabytes, parser
 
 POLL = 1.0
 """Seconds to wait for libcurl's sockets at most."""
@@ -16,10 +17,35 @@ def main() -> None:
     options = parser().parse_args()
     multi = pycurl.CurlMulti()
     handles = [pycurl.Curl() for _ in range(options.workers)]
+    sent = body(options)
     for handle in handles:
         handle.setopt(pycurl.URL, options.url)
+        handle.setopt(pycurl.SSL_VERIFYPEER, False)
+        handle.setopt(pycurl.SSL_VERIFYHOST, 0)
+        if sent is not None:
+            handle.setopt(pycurl.COPYPOSTFIELDS, sent)
+            handle.setopt(pycurl.HTTPHEADER, ["Expect:"])
+    if options.stream:
+        stream(handles[0], options)
+        return
     for count in Trial(options.seconds):
         fetch(multi, handles, count)
+
+
+def stream(handle: pycurl.Curl, options: Namespace) -> None:
+    """Read a body as its pieces come."""
+    received = 0
+
+    def take(piece: bytes) -> None:
+        nonlocal received
+        received += len(piece)
+
+    handle.setopt(pycurl.WRITEFUNCTION, take)
+    for headers, length in megabytes(options):
+        received = 0
+        handle.setopt(pycurl.HTTPHEADER, [f"{name}: {value}" for name, value in headers.items()])
+        handle.perform()
+        check_length(received, length)
 
 
 def fetch(multi: pycurl.CurlMulti, handles: list[pycurl.Curl], count: int) -> None:
