@@ -54,7 +54,7 @@ bench: $(BENCH)/.made  ## Measure coro beside its floors and its peers (some min
 test-asyncio: $(TEST)/.made  ## CPython's own tests of asyncio, on asyncio's loop and on coro's
 	@PYTHONPATH=. $(TEST)/bin/python -m tests.cpython_asyncio
 
-soak: $(TEST)/.made  ## Simulate the suites under SEEDS seeds each (default 100,000; half an hour)
+soak: $(TEST)/.made  ## Simulate the suites under SEEDS seeds each (default 100,000), then fetch a million times
 	@PYTHONPATH=. $(TEST)/bin/python -m tests.soak $(if $(SEEDS),--seeds $(SEEDS))
 
 clean:  ## Remove environments, caches and build products

@@ -389,7 +389,12 @@ class _Face(EventLoop):
     """
 
     def __init__(self, loop: IOLoop) -> None:
-        self._stand_on(loop)
+        # Nobody chose the selector, and asyncio logs which one it is.
+        _log.addFilter(_is_not_of_selector)
+        try:
+            self._stand_on(loop)
+        finally:
+            _log.removeFilter(_is_not_of_selector)
         loop._call_on_close(_Face, self._end)
 
     def __repr__(self) -> str:
@@ -450,6 +455,10 @@ class _Face(EventLoop):
     def set_default_executor(self, executor: futures.Executor) -> None:
         """Set the executor that ``run_in_executor(None, ...)`` uses, here and below."""
         self._core.set_default_executor(executor)
+
+
+def _is_not_of_selector(record: logging.LogRecord) -> bool:
+    return record.args != (_Selector.__name__,)
 
 
 IOLoop.face = staticmethod(_Face)

@@ -18,7 +18,7 @@ from tests.support.documents import ROOT, Program, programs, run
 
 DOCUMENT = "docs/from-tornado.md"
 TEXT = (ROOT / DOCUMENT).read_text()
-KINDS = ("kept", "renamed", "replaced", "gone", "not yet")
+KINDS = ("kept", "renamed", "replaced", "gone")
 
 # Where the arguments stand of those who take them as keywords.
 KEYWORDS: dict[Any, Callable[[], set[str]]] = {
@@ -120,7 +120,7 @@ def test_every_row_is_read() -> None:
     assert {row.kind for row in ROWS} == set(KINDS)
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if row.kind != "not yet"], ids=str)
+@pytest.mark.parametrize("row", ROWS, ids=str)
 def test_the_new_name_exists_and_takes_the_arguments(row: Row) -> None:
     assert bool(row.new) == (row.kind != "gone")
     for name in row.new:
@@ -139,14 +139,6 @@ def test_what_is_renamed_has_another(row: Row) -> None:
     assert [(name.last, name.arguments) for name in row.old] != [
         (name.last, name.arguments) for name in row.new
     ]
-
-
-@pytest.mark.parametrize("row", [row for row in ROWS if row.kind == "not yet"], ids=str)
-def test_what_is_to_come_is_not_there(row: Row) -> None:
-    assert row.new
-    for name in row.new:
-        with pytest.raises((ImportError, AttributeError)):
-            find(name.path)
 
 
 def test_the_modules_that_imports_are_changed_to_exist() -> None:
