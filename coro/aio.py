@@ -34,11 +34,11 @@ from contextvars import Context
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
-from coro.hosted import ATTRIBUTE, Suspended, register_if_suspended
+from coro.hosted import Suspended, register_if_suspended
 from coro.loop import IOLoop
 from coro.net import READ, WRITE
 from coro.task import Task, swap_current
-from coro.timers import Timer
+from coro.timers import DEADLINE
 
 __all__ = ["EventLoop", "new_event_loop"]
 
@@ -58,6 +58,9 @@ else:
     _Selectors = selectors._BaseSelectorImpl
 
 _log = logging.getLogger("asyncio")
+
+# In the place of a timer.
+_NEVER = [math.inf]
 
 # Cancelled timers that may lie in the heap, if they are not most of it.
 MANY_CANCELLED = 100
@@ -204,9 +207,9 @@ class EventLoop(_Loops):
 
     def _stand_on(self, core: IOLoop) -> None:
         self._core = core
-        # What looks for timers that are due, and when.
-        self._alarm: Timer | None = None
-        self._alarm_at = math.inf
+        # What looks for timers that are due. (With more than 30 attributes, asyncio's among them,
+        # an object's dict is no longer the fast one.)
+        self._alarm: Any = _NEVER
         try:
             super().__init__(_Selector(self, self._core))
         except BaseException:
@@ -214,7 +217,11 @@ class EventLoop(_Loops):
             raise
         # In seconds.
         self.time = self._core.time  # type: ignore[method-assign]
-        setattr(self, ATTRIBUTE, self._core)
+
+    @property
+    def _coro_ioloop(self) -> IOLoop:
+        """Where ``hosted`` looks for the loop of this one."""
+        return self._core
 
     # --- running ---------------------------------------------------------------------------
 
@@ -287,24 +294,34 @@ class EventLoop(_Loops):
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
         """Call a function at a time of this loop's clock."""
-        handle: Any = super().call_at(when, callback, *args, context=context)
+        # asyncio's own spelt out, for a call more would show.
+        if when is None:
+            raise TypeError("when cannot be None")
+        self._check_closed()
+        if self._debug:
+            self._check_thread()
+            self._check_callback(callback, "call_at")
+        handle: Any = asyncio.TimerHandle(when, callback, args, self, context)
         if handle._source_traceback:
             del handle._source_traceback[-1]
-        if when < self._alarm_at:
+        scheduled = self._scheduled
+        heapq.heappush(scheduled, handle)
+        handle._scheduled = True
+        if when < self._alarm[DEADLINE]:
             self._set_alarm(when)
-        if self._timer_cancelled_count > MANY_CANCELLED:
+        cancelled = self._timer_cancelled_count
+        if cancelled > MANY_CANCELLED and cancelled * 2 > len(scheduled):
             self._sweep()
         return handle  # type: ignore[no-any-return]
 
     def _set_alarm(self, when: float) -> None:
         """Look for timers that are due at a time, the earliest deadline that there is."""
-        if self._alarm is not None:
+        if self._alarm is not _NEVER:
             self._core._timers.cancel(self._alarm)
-        self._alarm_at = when
         self._alarm = self._core._timers.add(when, self._on_alarm, (), None)
 
     def _on_alarm(self) -> None:
-        self._alarm, self._alarm_at = None, math.inf
+        self._alarm = _NEVER
         scheduled = self._scheduled
         end = self.time() + self._clock_resolution
         due: deque[Any] = deque()
@@ -327,12 +344,9 @@ class EventLoop(_Loops):
             handle = None
 
     def _sweep(self) -> None:
-        """Forget cancelled timers, if they are most of the heap."""
-        scheduled = self._scheduled
-        if self._timer_cancelled_count * 2 <= len(scheduled):
-            return
+        """Forget cancelled timers."""
         kept = []
-        for handle in scheduled:
+        for handle in self._scheduled:
             if handle._cancelled:
                 handle._scheduled = False
             else:
