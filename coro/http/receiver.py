@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from itertools import count
 from typing import Any
 
 from coro.errors import BodyTooLargeError
@@ -12,6 +13,8 @@ __all__ = ["Receiver"]
 
 # Bytes that are decompressed at once: what a bomb can occupy before it is measured.
 DECODE_STEP = 64 * 1024
+# After so many of them others get a turn, the clock among them: a piece may hold a gigabyte.
+STEPS_AT_ONCE = 16
 
 
 class Receiver:
@@ -52,9 +55,14 @@ class Receiver:
             yield from self._hand_on(piece)
             return
         decoded = coding.decompress(piece, DECODE_STEP)
-        while decoded:
-            yield from self._hand_on(decoded)
-            decoded = coding.decompress(b"", DECODE_STEP) if coding.pending else b""
+        for step in count(1):
+            if decoded:
+                yield from self._hand_on(decoded)
+            if not coding.pending:
+                break
+            if step % STEPS_AT_ONCE == 0:
+                yield None
+            decoded = coding.decompress(b"", DECODE_STEP)
 
     def _hand_on(self, piece: bytes) -> Generator[Any, Any, None]:
         self._size += len(piece)

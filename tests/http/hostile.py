@@ -15,6 +15,8 @@ import zlib
 from dataclasses import dataclass
 from typing import Any
 
+import brotli
+
 from coro.errors import (
     BodyTooLargeError,
     HTTPClosedError,
@@ -24,6 +26,7 @@ from coro.errors import (
     IncompleteBodyError,
     RequestError,
 )
+from tests.support.zstandard import zstd
 
 __all__ = ["CLOSE", "EARLY", "RESET", "Case", "Endless", "cases"]
 
@@ -350,14 +353,31 @@ def _codings() -> dict[str, Any]:
         return _OK + head.encode() + data
 
     good = gzip.compress(b"hello")
-    bomb = gzip.compress(bytes(20_000_000))
+    zeros = bytes(20_000_000)
+    bomb = gzip.compress(zeros)
+    limited = {"max_body_size": 1_000_000}
     return {
         "gzip": (packed(good), _HELLO),
         "gzip that is none": (packed(b"hello"), ANY_ERROR),
         "gzip cut": (packed(good[:-6]), ANY_ERROR),
         "gzip with a wrong sum": (packed(good[:-8] + bytes(8)), ANY_ERROR),
         "an empty body": (packed(b""), (200, b"")),
-        "a bomb": (packed(bomb), TOO_LARGE, {"max_body_size": 1_000_000}),
+        "a bomb": (packed(bomb), TOO_LARGE, limited),
+        "a bomb of br": (packed(brotli.compress(zeros, quality=1), "br"), TOO_LARGE, limited),
+        "a bomb of zstd": (packed(zstd.compress(zeros), "zstd"), TOO_LARGE, limited),
+        "a bomb in a bomb": (packed(gzip.compress(bomb), "gzip, gzip"), TOO_LARGE, limited),
+        "nothing, again and again": (
+            packed(zstd.compress(gzip.compress(b"") * 10_000), "gzip, zstd"),
+            (200, b""),
+        ),
+        "six codings": (packed(good, ", ".join(["gzip"] * 6)), PROTOCOL),
+        "br that is none": (packed(b"hello", "br"), PROTOCOL),
+        "zstd that is none": (packed(b"hello", "zstd"), PROTOCOL),
+        "zstd with a window of a gigabyte": (
+            packed(bytes.fromhex("28b52ffd 00 a0 290000 68656c6c6f"), "zstd"),
+            PROTOCOL,
+        ),
+        "zstd and more": (packed(zstd.compress(b"hello") + b"hello", "zstd"), PROTOCOL),
         "deflate that is none": (packed(b"hello", "deflate"), ANY_ERROR),
         "deflate": (packed(zlib.compress(b"hello"), "deflate"), _HELLO),
         "a coding nobody knows": (packed(b"hello", "x-secret"), _HELLO),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from itertools import pairwise
 from typing import Any
 
+import brotli
 import pytest
 
 from coro.errors import (
@@ -13,10 +15,12 @@ from coro.errors import (
     HTTPProtocolError,
     StreamClosedError,
 )
+from coro.future import Future
 from coro.gen import coroutine, sleep
-from coro.http import AsyncHTTPClient
+from coro.http import AsyncHTTPClient, compression
 from coro.loop import IOLoop
 from tests.http.serving import chunked, fields_of, response
+from tests.support.zstandard import zstd
 
 # --- compressed bodies -----------------------------------------------------------------------
 
@@ -28,6 +32,9 @@ CODED = {
     "GZip": gzip.compress(TEXT[:99]) + gzip.compress(TEXT[99:]),
     "deflate": zlib.compress(TEXT),
     "Deflate": RAW_DEFLATE.compress(TEXT) + RAW_DEFLATE.flush(),
+    "br": brotli.compress(TEXT),
+    "zstd": zstd.compress(TEXT[:99]) + zstd.compress(TEXT[99:]),
+    "gzip, br": brotli.compress(gzip.compress(TEXT)),
 }
 
 
@@ -58,7 +65,7 @@ def test_compression_that_is_not_asked_for(fetch: Any, answering: Any) -> None:
     assert "Accept-Encoding" not in fields_of(server.requests[0])
 
 
-@pytest.mark.parametrize("coding", ["br", "identity", "gzip, gzip"])
+@pytest.mark.parametrize("coding", ["compress", "identity", "gzip, compress"])
 def test_codings_that_are_left_alone(fetch: Any, answering: Any, coding: str) -> None:
     server = answering(response(b"\x1f\x8bwhatever", f"Content-Encoding: {coding}"))
     got = fetch(server.url())
@@ -74,17 +81,67 @@ def test_an_empty_compressed_body(fetch: Any, answering: Any, method: str) -> No
     assert server.connections == 1
 
 
-@pytest.mark.parametrize("data", [CODED["gzip"][:-1], CODED["gzip"][:20], b"not gzip", b"\x1f"])
+@pytest.mark.parametrize("coding", ["gzip", "br", "zstd"])
+@pytest.mark.parametrize("damage", ["cut", "cut early", "another", "one byte"])
 @pytest.mark.parametrize("stream", [True, False])
 def test_damaged_compression(
-    fetch: Any, answering: Any, client: AsyncHTTPClient, data: bytes, stream: bool
+    fetch: Any, answering: Any, client: AsyncHTTPClient, coding: str, damage: str, stream: bool
 ) -> None:
-    server = answering(response(data, "Content-Encoding: gzip"))
+    good = CODED[coding]
+    data = {"cut": good[:-1], "cut early": good[:20], "another": b"not this", "one byte": good[:1]}
+    server = answering(response(data[damage], f"Content-Encoding: {coding}"))
     options = {"streaming_callback": lambda piece: None} if stream else {}
-    with pytest.raises(HTTPProtocolError, match="gzip") as info:
+    with pytest.raises(HTTPProtocolError, match=f"{coding} data") as info:
         fetch(server.url(), **options)
     assert info.value.code == 599
     assert client.statistics() == {"active": 0, "waiting": 0, "idle": 0, "opened": 1}
+
+
+def test_a_coding_whose_library_is_missing(
+    fetch: Any, answering: Any, client: AsyncHTTPClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compression, "_DECODERS", {})
+    server = answering(response(CODED["br"], "Content-Encoding: br"))
+    with pytest.raises(HTTPProtocolError, match=r"pip install 'coro-loop\[compression\]'"):
+        fetch(server.url())
+    assert fetch(server.url(), decompress_response=False).body == CODED["br"]
+
+
+def test_others_get_their_turn_while_a_piece_unfolds(loop: IOLoop, serve: Any) -> None:
+    """Six kilobytes that give 200 million bytes: the program does not stand still meanwhile."""
+    bomb = zstd.compress(bytes(200_000_000), 1)
+    assert len(bomb) < 65536
+
+    def script(peer: Any) -> Any:
+        yield from peer.request()
+        yield peer.send(response(bomb, "Content-Encoding: zstd"))
+        yield from peer.silence()
+
+    server = serve(script)
+    client = AsyncHTTPClient(force_instance=True)
+    size = 0
+    seen = []
+    begun: Future[None] = Future()
+
+    def take(piece: bytes) -> None:
+        nonlocal size
+        size += len(piece)
+        if not begun.done():
+            begun.set_result(None)
+
+    @coroutine
+    def main() -> Any:
+        task = client.fetch(server.url(), streaming_callback=take)
+        yield begun
+        while size < 50_000_000:
+            yield None
+            seen.append(size)
+        task.cancel()
+
+    loop.run_sync(main)
+    client.close()
+    assert max(b - a for a, b in pairwise(seen)) <= 4_000_000
+    assert size < 60_000_000
 
 
 # --- streaming -------------------------------------------------------------------------------

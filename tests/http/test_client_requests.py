@@ -32,7 +32,7 @@ def test_methods_without_a_body(fetch: Any, answering: Any, method: str) -> None
     assert fields == {
         "Host": f"127.0.0.1:{server.port}",
         "User-Agent": USER_AGENT,
-        "Accept-Encoding": "gzip, deflate",
+        "Accept-Encoding": "gzip, deflate, br, zstd",
     }
     assert body_of(request) == b""
 
@@ -232,7 +232,7 @@ def test_fields_of_the_caller(fetch: Any, answering: Any) -> None:
     assert first == {
         "Host": "elsewhere.example:81",
         "User-Agent": "mine",
-        "Accept-Encoding": "gzip, deflate",
+        "Accept-Encoding": "gzip, deflate, br, zstd",
         "X-One": "1",
     }
     assert second["Accept-Encoding"] == "br"

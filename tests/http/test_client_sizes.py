@@ -6,6 +6,7 @@ import gzip
 import zlib
 from typing import Any
 
+import brotli
 import pytest
 
 from coro.errors import (
@@ -15,6 +16,7 @@ from coro.errors import (
 from coro.http import AsyncHTTPClient, HTTPResponse
 from coro.loop import IOLoop
 from tests.http.serving import chunked, response
+from tests.support.zstandard import zstd
 
 
 def make(loop: IOLoop, **settings: Any) -> AsyncHTTPClient:
@@ -37,6 +39,11 @@ FRAMED = {
     "close": lambda body: b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + body,
     "gzip": lambda body: response(gzip.compress(body), "Content-Encoding: gzip"),
     "deflate": lambda body: response(zlib.compress(body), "Content-Encoding: deflate"),
+    "br": lambda body: response(brotli.compress(body), "Content-Encoding: br"),
+    "zstd": lambda body: response(zstd.compress(body), "Content-Encoding: zstd"),
+    "gzip in br": lambda body: response(
+        brotli.compress(gzip.compress(body)), "Content-Encoding: gzip, br"
+    ),
     "gzip in chunks": lambda body: chunked(gzip.compress(body), fields=("Content-Encoding: gzip",)),
 }
 
@@ -93,14 +100,27 @@ def test_an_announced_size_is_refused_at_once(loop: IOLoop, serve: Any, method: 
     client.close()
 
 
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_bomb(loop: IOLoop, answering: Any, stream: bool) -> None:
-    """Kilobytes that would become a hundred megabytes: they are measured as they unfold."""
+def gzip_bomb() -> bytes:
     zeros = zlib.compressobj(wbits=31)
     million = bytes(1_000_000)
-    bomb = b"".join(zeros.compress(million) for _ in range(100)) + zeros.flush()
+    return b"".join(zeros.compress(million) for _ in range(100)) + zeros.flush()
+
+
+BOMBS = {
+    "gzip": gzip_bomb(),
+    "br": brotli.compress(bytes(100_000_000), quality=1),
+    "zstd": zstd.compress(bytes(100_000_000), 1),
+    "gzip, gzip": gzip.compress(gzip_bomb()),
+}
+
+
+@pytest.mark.parametrize("coding", BOMBS)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_bomb(loop: IOLoop, answering: Any, coding: str, stream: bool) -> None:
+    """Kilobytes that would become a hundred megabytes: they are measured as they unfold."""
+    bomb = BOMBS[coding]
     assert len(bomb) < 110_000
-    server = answering(response(bomb, "Content-Encoding: gzip"))
+    server = answering(response(bomb, f"Content-Encoding: {coding}"))
     client = make(loop, max_body_size=2_000_000)
     pieces: list[int] = []
     options: dict[str, Any] = (

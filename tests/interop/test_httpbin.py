@@ -91,7 +91,7 @@ def test_a_redirect_to_another_origin(fetch: Any, httpbin: str) -> None:
     assert not {"Authorization", "Cookie"} & sent.keys()
 
 
-@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "brotli"])
 def test_codings(fetch: Any, httpbin: str, coding: str) -> None:
     assert json.loads(fetch(f"{httpbin}/{coding}").body)["headers"]["Host"]
 
