@@ -291,7 +291,7 @@ class AsyncHTTPClient:
                 way.request, 599, error=error, reason=error.message, start_time=way.started
             )
         except BaseException:
-            task.cancel()
+            pieces.close()
             raise
         finally:
             # They hold the error, and so the traceback, and so this frame.

@@ -37,6 +37,8 @@ class Pieces:
         # Why there is no more; once it was told, the stream is closed like any other.
         self._error: BaseException | None = None
         self._ended = self._failed = False
+        # Whether the reader has taken leave; the fetch needs a turn to end.
+        self.closed = False
         self._reader: Future[None] | None = None
         self._writer: Future[None] | None = None
 
@@ -52,7 +54,12 @@ class Pieces:
     def open(self, response: HTTPResponse) -> None:
         """The head has come."""
         opened, self.opened = self.opened, None
-        if opened is not None and not opened.done():
+        if opened is None:
+            return
+        if opened.done():
+            # Whoever waited was cancelled in this very turn, and has yet to take leave.
+            self.closed = True
+        else:
             opened.set_result(response)
 
     def end(self, task: Any) -> None:
@@ -107,6 +114,7 @@ class Pieces:
     def close(self) -> None:
         """Nobody will read the rest."""
         self._rest = b""
+        self.closed = True
         if self.task is not None:
             self.task.cancel()
 
@@ -193,7 +201,7 @@ class StreamedResponse(HTTPResponse):
 
     def __del__(self) -> None:
         pieces = getattr(self, "_pieces", None)
-        if pieces is not None and not pieces.at_end:
+        if pieces is not None and not (pieces.at_end or pieces.closed):
             warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
             pieces.close()
 

@@ -1,9 +1,6 @@
 """A fetch is cancelled at every point where it can be, and nothing of it remains.
 
-The points are counted in turns of the loop: a fetch is cancelled after no turn, after one, after
-two, ... until it ends before its cancellation. Server and client share the loop and its virtual
-clock, so each count is one certain point of the way, the turn in which the awaited bytes arrive
-included.
+The points are counted in turns of the loop, see ``cancelling``.
 """
 
 from __future__ import annotations
@@ -17,47 +14,14 @@ from typing import Any
 
 import pytest
 
-from coro.errors import CancelledError, HTTPError
-from coro.gen import Task, coroutine, sleep, timeout
-from coro.hooks import Observer
+from coro.gen import coroutine, sleep, timeout
 from coro.http import AsyncHTTPClient
 from coro.loop import IOLoop
 from coro.resolver import Resolver
-from tests.http.serving import LoopServer, chunked, redirect, response
+from tests.http.cancelling import MANY, OK, Rig, fixed, settle
+from tests.http.serving import chunked, redirect, response
 from tests.support.authority import Authority
-from tests.support.leaks import count_fds
 from tests.support.virtual import turns
-
-# No fetch here takes so many turns; one that never ends is cancelled this often.
-MANY = 60
-
-
-def settle(loop: IOLoop, server: LoopServer) -> None:
-    """Let both sides notice what has happened."""
-    for _ in range(200):
-        turns(loop)
-        if not server.open and not loop._ready:
-            break
-    turns(loop, 3)
-
-
-def fixed(*steps: Any) -> Callable[[Any], Any]:
-    """A script that reads a request, then does each step in a turn of its own."""
-
-    def script(peer: Any) -> Any:
-        yield from peer.request()
-        for step in steps:
-            yield None
-            if isinstance(step, bytes):
-                yield peer.send(step)
-            elif step == "silence":
-                yield from peer.silence()
-            elif step == "reset":
-                peer.reset()
-            elif step == "again":
-                yield from peer.request()
-
-    return script
 
 
 def close_at_once(peer: Any) -> Any:
@@ -68,7 +32,6 @@ def silent_from_the_start(peer: Any) -> Any:
     yield from peer.silence()
 
 
-OK = response(b"0123456789")
 GZIP = response(gzip.compress(bytes(100_000)), "Content-Encoding: gzip")
 
 SCRIPTS: dict[str, Callable[[Any], Any]] = {
@@ -117,96 +80,6 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "posting": {"method": "POST", "body": b"x" * 10},
     "producing": {"method": "PUT", "body_producer": produce, "headers": {"Content-Length": "6"}},
 }
-
-
-class Rig:
-    """Cancels one fetch after another, each one turn later, and looks what remains."""
-
-    def __init__(self, loop: IOLoop, serve: Any) -> None:
-        self.loop = loop
-        self.good = serve(fixed(OK))
-        turns(loop, 3)
-
-    def left(self) -> dict[str, float]:
-        counts = self.loop.statistics()
-        return {key: counts[key] for key in ("tasks", "timers", "handlers")} | {"fds": count_fds()}
-
-    def run(
-        self,
-        server: LoopServer,
-        begin: Callable[[AsyncHTTPClient], Task[Any]],
-        times: int = 1,
-        at_turn_end: bool = False,
-        **settings: Any,
-    ) -> int:
-        """Do it; return how many turns the fetch took (``MANY``: it never ended).
-
-        Arguments:
-            server: what is fetched from.
-            begin: begins the fetch.
-            times: how often to cancel it.
-            at_turn_end: cancel when all that was ready in a turn has run. By default: when the
-                turn's events were dispatched, and the tasks that they woke have not run.
-            settings: of the client.
-        """
-        before = self.left()
-        for count in range(MANY):
-            client = AsyncHTTPClient(force_instance=True, **settings)
-            ended_before = self.loop.run_sync(
-                functools.partial(self._cancel_after, count, begin(client), times, at_turn_end)
-            )
-            settle(self.loop, server)
-            counts = client.statistics()
-            assert (counts["active"], counts["waiting"]) == (0, 0), count
-            again = self.loop.run_sync(functools.partial(client.fetch, self.good.url()))
-            assert again.body == b"0123456789"
-            client.close()
-            settle(self.loop, server)
-            settle(self.loop, self.good)
-            assert self.left() == before, f"cancelled after {count} turns"
-            if ended_before:
-                return count
-        return MANY
-
-    @coroutine
-    def _cancel_after(self, count: int, task: Task[Any], times: int, at_turn_end: bool) -> Any:
-        for _ in range(count):
-            yield None
-        if at_turn_end:
-            observer = AtTurnEnd(task, times)
-            self.loop.add_observer(observer)
-            while observer.ended_before is None:
-                yield None
-            ended_before = observer.ended_before
-        else:
-            ended_before = task.done()
-            for _ in range(times):
-                task.cancel()
-        try:
-            yield task
-        except HTTPError:
-            assert ended_before
-        except CancelledError:
-            assert task.cancelled()
-            assert not ended_before
-        else:
-            assert ended_before
-        return ended_before
-
-
-class AtTurnEnd(Observer):
-    """Cancels a task when the next turn is over."""
-
-    def __init__(self, task: Task[Any], times: int) -> None:
-        self.task = task
-        self.times = times
-        self.ended_before: bool | None = None
-
-    def turn_ended(self, loop: IOLoop) -> None:
-        loop.remove_observer(self)
-        self.ended_before = self.task.done()
-        for _ in range(self.times):
-            self.task.cancel()
 
 
 @pytest.fixture
