@@ -32,6 +32,7 @@ from coro.errors import HTTPError
 from coro.http.auth import Auth
 from coro.http.bodies import FORM, JSON, encode_form, encode_json, producer_for
 from coro.http.headers import HeaderSource, HTTPHeaders, format_timestamp
+from coro.http.multipart import encode_multipart
 from coro.http.proxy import Proxy
 from coro.http.urls import Target
 from coro.resolver import Overrides, Resolver
@@ -159,6 +160,9 @@ class HTTPRequest:
             reading bytes, an iterable of bytes, or an async one.
         data: a form instead: a mapping or pairs, sent as a browser does.
         json: a value that is sent as JSON instead.
+        files: files of a form, with the fields of ``data`` before them, if it is given
+            (``multipart/form-data``): a mapping or pairs. A file is bytes, text, or whatever a body
+            can be, or (filename, content) or (filename, content, content type); or a list of files.
         auth_username, auth_password, auth_mode: credentials for the server; the mode is "basic" or
             "digest".
         connect_timeout: seconds for resolving, connecting and the TLS handshake. None: no limit.
@@ -268,6 +272,7 @@ class HTTPRequest:
         *,
         data: Any = None,
         json: Any = None,
+        files: Any = None,
         **options: Unpack[RequestOptions],
     ) -> None:
         self.url = url
@@ -279,14 +284,34 @@ class HTTPRequest:
             self._set_options(dict(options))
         if body is not self._body:
             self._set_body(body)
-        if data is not None or json is not None:
-            if body is not None or self.body_producer is not None or None not in (data, json):
-                raise ValueError("give one of body, data, json and body_producer")
+        if data is not None or json is not None or files is not None:
+            if (
+                body is not None
+                or self.body_producer is not None
+                or (json is not None and (data is not None or files is not None))
+            ):
+                raise ValueError("give one of body, data (and files), json and body_producer")
+            self._headers = HTTPHeaders(self.headers)
+            if files is not None:
+                self._set_files(data, files)
+                return
             kind, self._body = (
                 (FORM, encode_form(data)) if json is None else (JSON, encode_json(json))
             )
-            self._headers = HTTPHeaders(self.headers)
             self._headers.setdefault("Content-Type", kind)
+
+    def _set_files(self, data: Any, files: Any) -> None:
+        """Take a form with files."""
+        if "Content-Type" in self.headers:
+            raise ValueError("a form with files says itself what it is: leave out Content-Type")
+        kind, body, length = encode_multipart(data, files)
+        self.headers["Content-Type"] = kind
+        if isinstance(body, bytes):
+            self._body = body
+            return
+        self.body_producer = body
+        if length is not None:
+            self.headers["Content-Length"] = str(length)
 
     def _set_body(self, body: Any) -> None:
         """Take a body that is not bytes."""

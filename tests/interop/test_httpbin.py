@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -94,6 +95,18 @@ def test_a_redirect_to_another_origin(fetch: Any, httpbin: str) -> None:
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "brotli"])
 def test_codings(fetch: Any, httpbin: str, coding: str) -> None:
     assert json.loads(fetch(f"{httpbin}/{coding}").body)["headers"]["Host"]
+
+
+def test_a_form_with_files(fetch: Any, httpbin: str) -> None:
+    got = fetch(
+        f"{httpbin}/post",
+        method="POST",
+        data={"a": ["1", "2"], "ü": "x"},
+        files={"f": ("name.txt", "hällo"), 'a"b': io.BytesIO(b"text")},
+    )
+    told = json.loads(got.body)
+    assert told["form"] == {"a": ["1", "2"], "ü": "x"}
+    assert told["files"] == {"f": "hällo", 'a"b': "text"}
 
 
 def test_the_command(httpbin: str, tmp_path: Path) -> None:
