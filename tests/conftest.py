@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import pytest
 import uvloop
 
+import coro.aio
 from tests.support.authority import Authority, new_authority
 from tests.support.hosting import HOSTS, hosting
 from tests.support.leaks import no_fds_left
@@ -77,7 +78,11 @@ def _is_misplaced(item: pytest.Item) -> bool:
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Any]:
     """Run each test that is marked with ``asyncio`` on all kinds of asyncio loops."""
-    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+    return {
+        "asyncio": asyncio.new_event_loop,
+        "uvloop": uvloop.new_event_loop,
+        "coro": coro.aio.new_event_loop,
+    }
 
 
 @pytest.fixture(autouse=True)
