@@ -23,9 +23,14 @@ from tests.support.raw_server import RawServer, Script
 
 # The tests of these modules run on native loops, and once more inside asyncio and inside uvloop.
 _ON_ALL_LOOPS = re.compile(
-    r"tests\.(test_(connector|stream\w*|tcp|tcpserver|tls_events|tls_stream|transfer)"
-    r"|http\.test_(client\w*|connection\w*|incoming|lifetimes|pool|proxy|server\w*|tunnel)"
+    r"tests\.(test_(asgi|connector|stream\w*|tcp|tcpserver|tls_events|tls_stream|transfer)"
+    r"|http\.test_(client\w*|connection\w*|hop|lifetimes|pool|server\w*|tunnel)"
     r"|interop\.test_(nginx_fetch|openssl))"
+)
+# Of these, the tests that ask for ``loop``.
+_WITH_A_LOOP = re.compile(
+    r"tests\.(test_pipes|http\.test_hostile_\w+"
+    r"|interop\.test_(fetch_servers|httpbin|proxies|sockets))"
 )
 
 
@@ -55,7 +60,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test on all kinds of loops where its module asks for that."""
     module = metafunc.module.__name__
     kinds: dict[str, str | int | None] = {}
-    if _ON_ALL_LOOPS.fullmatch(module):
+    if _ON_ALL_LOOPS.fullmatch(module) or (
+        _WITH_A_LOOP.fullmatch(module) and "loop" in metafunc.fixturenames
+    ):
         kinds |= {"native": None, **{host: host for host in HOSTS}}
     for pattern, seeds in _SIMULATED.items():
         if re.fullmatch(pattern, module) and not (

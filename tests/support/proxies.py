@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -101,15 +102,23 @@ def running_squid(command: str, ca: Authority, scheme: str) -> Iterator[Squid]:
         log = directory / "cache.log"
         # Its shared memory is named after the service.
         service = f"coro{ports[0]}"
+        stack.callback(_forget_shared_memory, service)
         run_daemon(
             stack,
             [command, "-N", "-n", service, "-f", str(configuration)],
             ports[0],
             log,
             user=user,
+            # Its own way to end takes seconds.
+            ending=signal.SIGKILL,
         )
         guarded = ports[2 if scheme == "basic" else 3]
         yield Squid(ports[0], ports[1], guarded, directory / "access.log")
+
+
+def _forget_shared_memory(service: str) -> None:
+    for path in Path("/dev/shm").glob(f"{service}-*"):
+        path.unlink()
 
 
 def _helper(name: str) -> str:
