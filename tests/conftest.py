@@ -14,6 +14,7 @@ import pytest
 import uvloop
 
 import coro.aio
+from coro.loop import IOLoop
 from tests.support.authority import Authority, new_authority
 from tests.support.hosting import HOSTS, hosting
 from tests.support.leaks import no_fds_left
@@ -89,6 +90,7 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> d
         "asyncio": asyncio.new_event_loop,
         "uvloop": uvloop.new_event_loop,
         "coro": coro.aio.new_event_loop,
+        "native": lambda: IOLoop(make_current=False).asyncio_loop,
     }
 
 
