@@ -429,12 +429,6 @@ class _Face(EventLoop):
         """Whether the loop below runs."""
         return self._core._thread is not None
 
-    def run_forever(self) -> None:
-        """Run until ``stop()``."""
-        self._check_closed()
-        self._check_running()
-        self._core.start()
-
     def stop(self) -> None:
         """Stop at the end of the present turn, or of the next one."""
         self._core.stop()

@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import pytest
 import uvloop
 
+import coro.aio
+from coro.loop import IOLoop
 from tests.support.authority import Authority, new_authority
 from tests.support.hosting import HOSTS, hosting
 from tests.support.leaks import no_fds_left
@@ -22,9 +24,14 @@ from tests.support.raw_server import RawServer, Script
 
 # The tests of these modules run on native loops, and once more inside asyncio and inside uvloop.
 _ON_ALL_LOOPS = re.compile(
-    r"tests\.(test_(connector|stream\w*|tcp|tcpserver|tls_events|tls_stream|transfer)"
-    r"|http\.test_(client\w*|connection\w*|fault_matrix|incoming|lifetimes|pool|proxy|server\w*|tunnel)"
+    r"tests\.(test_(asgi|connector|stream\w*|tcp|tcpserver|tls_events|tls_stream|transfer)"
+    r"|http\.test_(client\w*|connection\w*|fault_matrix|hop|lifetimes|pool|server\w*|tunnel)"
     r"|interop\.test_(nginx_fetch|openssl))"
+)
+# Of these, the tests that ask for ``loop``.
+_WITH_A_LOOP = re.compile(
+    r"tests\.(test_pipes|http\.test_hostile_\w+"
+    r"|interop\.test_(fetch_servers|httpbin|proxies|sockets))"
 )
 
 
@@ -54,7 +61,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test on all kinds of loops where its module asks for that."""
     module = metafunc.module.__name__
     kinds: dict[str, str | int | None] = {}
-    if _ON_ALL_LOOPS.fullmatch(module):
+    if _ON_ALL_LOOPS.fullmatch(module) or (
+        _WITH_A_LOOP.fullmatch(module) and "loop" in metafunc.fixturenames
+    ):
         kinds |= {"native": None, **{host: host for host in HOSTS}}
     for pattern, seeds in _SIMULATED.items():
         if re.fullmatch(pattern, module) and not (
@@ -77,7 +86,12 @@ def _is_misplaced(item: pytest.Item) -> bool:
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Any]:
     """Run each test that is marked with ``asyncio`` on all kinds of asyncio loops."""
-    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+    return {
+        "asyncio": asyncio.new_event_loop,
+        "uvloop": uvloop.new_event_loop,
+        "coro": coro.aio.new_event_loop,
+        "native": lambda: IOLoop(make_current=False).asyncio_loop,
+    }
 
 
 @pytest.fixture(autouse=True)

@@ -4,9 +4,8 @@ They are run twice, each module in a process of its own: with asyncio's loop of 
 ``coro.aio.EventLoop`` in its place. What fails on coro's loop alone is told, and makes the exit
 status 1.
 
-Left out are modules that test no loop of their own, but asyncio's classes by mocks of their inside
-(``base_events``, ``selector_events``, ``unix_events``, ``sslproto``), other systems' loops
-(``windows_*``, ``proactor_events``), and what has no loop at all (``protocols``, ``transports``).
+Left out are other systems' loops (``windows_*``, ``proactor_events``), and what has no loop at all
+(``protocols``, ``transports``).
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from typing import NamedTuple
 import click
 
 MODULES = (
+    "base_events",
     "buffered_proto",
     "context",
     "eager_task_factory",
@@ -29,10 +29,12 @@ MODULES = (
     "pep492",
     "queues",
     "runners",
+    "selector_events",
     "sendfile",
     "server",
     "sock_lowlevel",
     "ssl",
+    "sslproto",
     "staggered",
     "streams",
     "subprocess",
@@ -40,8 +42,14 @@ MODULES = (
     "tasks",
     "threads",
     "timeouts",
+    "unix_events",
     "waitfor",
 )
+
+# Tests that ask for what a loop of another's cannot have, and why.
+LEFT_OUT = {
+    "test_log_slow_callbacks": "wants the name of asyncio's own class of handles in a message",
+}
 
 LONGEST = 300
 """Seconds that one module may take."""
@@ -113,7 +121,9 @@ def main(only: tuple[str, ...]) -> None:
     for module in only or MODULES:
         asyncios, coros = run("asyncio", module), run("coro", module)
         total += coros.ran
-        alone = sorted(coros.failed - asyncios.failed)
+        alone = sorted(
+            name for name in coros.failed - asyncios.failed if name.split()[0] not in LEFT_OUT
+        )
         worse += [f"{module}: {name}" for name in alone]
         click.echo(
             f"{module:20} {coros.ran:5} tests, {len(coros.failed)} failed, "

@@ -1,4 +1,4 @@
-"""coro inside asyncio: each test runs on asyncio's own loop and on uvloop."""
+"""coro inside asyncio: on asyncio's own loop, on uvloop, and on those that stand on coro's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import uvloop
 
-import coro
+import coro.aio
 from coro.errors import BadYieldError, StreamClosedError, WrongLoopError, WrongThreadError
 from coro.future import Future, slot
 from coro.gen import TaskGroup, coroutine, current_task, moment, shield, sleep, timeout, to_thread
@@ -42,9 +42,15 @@ Coroutine = Generator[Any, Any, Any]
 LIMIT = 30.0
 
 HOSTS: dict[str, Any] = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+LOOPS = HOSTS | {"coro": coro.aio.new_event_loop}
+
+# What a ``HostedLoop`` does, and none of coro's own.
+hosted = pytest.mark.asyncio(loop_factories=[*HOSTS])
+# Where generators are shown to asyncio as its current tasks: not on a native loop.
+shown = pytest.mark.asyncio(loop_factories=[*LOOPS])
 
 
-@pytest.fixture(params=[*HOSTS.values()], ids=[*HOSTS])
+@pytest.fixture(params=[*LOOPS.values()], ids=[*LOOPS])
 def run(request: Any) -> Any:
     """``run(main())``: what ``asyncio.run`` and ``uvloop.run`` do."""
 
@@ -76,11 +82,14 @@ def nested(depth: int, bottom: Any) -> Coroutine:
 class TestTheLoop:
     async def test_it_is_current_and_one(self) -> None:
         loop = IOLoop.current()
-        assert type(loop) is HostedLoop
         assert loop is IOLoop.current() is IOLoop.current(instance=False)
         assert loop.asyncio_loop is asyncio.get_running_loop()
-        assert repr(asyncio.get_running_loop()) in repr(loop)
         assert Future().get_loop() is asyncio.get_running_loop()
+
+    @hosted
+    async def test_it_names_its_host(self) -> None:
+        assert type(IOLoop.current()) is HostedLoop
+        assert repr(asyncio.get_running_loop()) in repr(IOLoop.current())
 
     async def test_one_that_was_made_current_before_is_not_taken(self) -> None:
         mine = IOLoop(make_current=False)
@@ -96,6 +105,7 @@ class TestTheLoop:
             slot.current = None
             mine.close()
 
+    @hosted
     async def test_what_is_the_hosts_matter_is_refused(self) -> None:
         loop = IOLoop.current()
         for call in (loop.start, loop.stop, loop.close, lambda: loop.run_sync(moment)):
@@ -170,6 +180,7 @@ class TestTheLoop:
         loop.remove_timeout(cancelled)
         await done
 
+    @hosted
     async def test_what_is_to_be_done_at_the_end_of_a_turn(self) -> None:
         """There is a turn for it, also if nothing else asks for one."""
         loop = IOLoop.current()
@@ -244,6 +255,7 @@ class TestTheLoop:
         assert not loop.remove_signal_handler(signal.SIGUSR1)
         assert signal.getsignal(signal.SIGUSR1) == before
 
+    @hosted
     async def test_figures_and_dump(self) -> None:
         loop = IOLoop.current()
         never: Future[None] = Future()
@@ -260,6 +272,7 @@ class TestTheLoop:
         await task
         assert loop.statistics()["tasks"] == 0
 
+    @hosted
     async def test_hosts_error_while_a_callback_runs_loses_nothing(self) -> None:
         """Stopped by ``KeyboardInterrupt`` in the middle of a turn, it goes on with the rest."""
         host = asyncio.new_event_loop()
@@ -293,6 +306,7 @@ class TestTheLoop:
 
 @pytest.mark.asyncio
 class TestTasks:
+    @shown
     async def test_current_task(self) -> None:
         mine = asyncio.current_task()
         seen: list[Any] = []
@@ -325,6 +339,7 @@ class TestTasks:
         assert await after([nested(n, lambda: moment) for n in range(70)])
         assert asyncio.current_task() is not None
 
+    @shown
     async def test_all_tasks(self) -> None:
         never: Future[None] = Future()
         task = nested(3, lambda: never)
@@ -374,6 +389,7 @@ class TestTasks:
         result.set_result(5)
         assert await task == 5
 
+    @shown
     async def test_timeouts_of_both_kinds(self) -> None:
         never: Future[None] = Future()
         with pytest.raises(TimeoutError):
@@ -478,6 +494,7 @@ class TestTasks:
         assert task.cancel()
         assert await task == "here I am"
 
+    @shown
     async def test_uncancel(self) -> None:
         @coroutine
         def stays() -> Coroutine:
@@ -608,11 +625,13 @@ class TestYielding:
 
     async def test_a_future_of_another_loop(self) -> None:
         other = asyncio.new_event_loop()
-        with pytest.raises(WrongLoopError) as caught:
-            await after(other.create_future())
-        assert repr(other) in str(caught.value)
-        assert repr(asyncio.get_running_loop()) in str(caught.value)
-        other.close()
+        try:
+            with pytest.raises(WrongLoopError) as caught:
+                await after(other.create_future())
+            assert repr(other) in str(caught.value)
+            assert repr(IOLoop.current()) in str(caught.value)
+        finally:
+            other.close()
 
 
 # --- the rest of coro -----------------------------------------------------------------------
@@ -917,7 +936,7 @@ class TestThreads:
             if kind == "native":
                 coro.run(main)
             else:
-                with asyncio.Runner(loop_factory=HOSTS[kind]) as runner:
+                with asyncio.Runner(loop_factory=LOOPS[kind]) as runner:
                     runner.run(main())
             ended.set_result(None)
 
@@ -928,7 +947,7 @@ class TestThreads:
         loop.add_callback(end.set_result, None)
         thread.join()
 
-    @pytest.fixture(params=["native", *HOSTS])
+    @pytest.fixture(params=["native", *LOOPS])
     def kind(self, request: Any) -> str:
         return str(request.param)
 

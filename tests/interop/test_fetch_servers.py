@@ -20,6 +20,7 @@ from coro.errors import HTTPError
 from coro.gen import coroutine
 from coro.http import AsyncHTTPClient
 from coro.loop import IOLoop
+from tests.support.hosting import new_loop
 from tests.support.needs import needs_module
 
 ASGI = """
@@ -157,7 +158,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         else:
             self.answer(404, b"none")
     do_HEAD = do_POST = do_PUT = do_DELETE = do_GET
-server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+class Server(http.server.ThreadingHTTPServer):
+    request_queue_size = 200
+server = Server(("127.0.0.1", 0), Handler)
 print(server.server_port, flush=True)
 server.serve_forever()
 """,
@@ -192,7 +195,7 @@ def url(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture
 def loop() -> Iterator[IOLoop]:
-    loop = IOLoop()
+    loop = new_loop()
     yield loop
     loop.close()
     IOLoop.clear_current()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Generator
 from typing import Any
 
@@ -12,12 +11,12 @@ import anyio
 import fastapi
 import httpx
 import pytest
-import uvicorn
 
 import coro
 from coro.gen import coroutine
 from coro.http import AsyncHTTPClient
 from tests.support.nginx import SMALL, Nginx
+from tests.support.webserver import under_uvicorn
 
 
 @coroutine
@@ -41,18 +40,14 @@ async def test_fastapi_under_uvicorn_fetches_in_its_handlers(nginx: Nginx) -> No
                 await coro.sleep(60)
         return "over"
 
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
+    async with under_uvicorn(app, lifespan="off") as port:
+        url = f"http://127.0.0.1:{port}"
         # Not the client of the handlers: its places would be taken by who waits for them.
         client = AsyncHTTPClient(force_instance=True, max_clients=30)
         answers = await asyncio.gather(*(client.fetch(f"{url}/size") for _ in range(30)))
         assert {bytes(each.body) for each in answers} == {b'{"size":%d}' % len(SMALL)}
         assert (await client.fetch(f"{url}/slow")).body == b'"over"'
         client.close()
-        server.should_exit = True
-        await serving
 
 
 @pytest.mark.asyncio

@@ -17,6 +17,7 @@ from coro.http.auth import Basic, Bearer, Digest
 from coro.http.cookies import CookieJar
 from coro.loop import IOLoop
 from tests.support.command import run
+from tests.support.hosting import new_loop
 from tests.support.httpbin import running_httpbin
 from tests.support.needs import needs_module
 
@@ -29,13 +30,18 @@ def httpbin() -> Iterator[str]:
 
 
 @pytest.fixture
-def fetch() -> Iterator[Callable[..., Any]]:
-    loop = IOLoop()
+def loop() -> Iterator[IOLoop]:
+    loop = new_loop()
+    yield loop
+    loop.close()
+    IOLoop.clear_current()
+
+
+@pytest.fixture
+def fetch(loop: IOLoop) -> Iterator[Callable[..., Any]]:
     client = AsyncHTTPClient(force_instance=True)
     yield lambda url, **options: loop.run_sync(functools.partial(client.fetch, url, **options))
     client.close()
-    loop.close()
-    IOLoop.clear_current()
 
 
 def test_basic(fetch: Any, httpbin: str) -> None:

@@ -16,6 +16,7 @@ from coro.loop import IOLoop
 from coro.resolver import OverrideResolver, ThreadedResolver
 from tests.support.authority import Authority
 from tests.support.command import run
+from tests.support.hosting import new_loop
 from tests.support.needs import needs_command
 from tests.support.nginx import BIG_SIZE, SMALL, Nginx
 from tests.support.proxies import PASSWORD, USER, Squid, running_socks, running_squid
@@ -49,13 +50,18 @@ def guarded_socks() -> Iterator[int]:
 
 
 @pytest.fixture
-def client() -> Iterator[AsyncHTTPClient]:
-    loop = IOLoop()
+def loop() -> Iterator[IOLoop]:
+    loop = new_loop()
+    yield loop
+    loop.close()
+    IOLoop.clear_current()
+
+
+@pytest.fixture
+def client(loop: IOLoop) -> Iterator[AsyncHTTPClient]:
     made = AsyncHTTPClient(force_instance=True)
     yield made
     made.close()
-    loop.close()
-    IOLoop.clear_current()
 
 
 @pytest.fixture
@@ -166,9 +172,8 @@ def test_socks(fetch: Any, client: AsyncHTTPClient, nginx: Nginx, socks: int, sc
     assert client.statistics()["opened"] == 1
 
 
-def test_who_looks_hosts_up(nginx: Nginx, socks: int, ca: Authority) -> None:
+def test_who_looks_hosts_up(loop: IOLoop, nginx: Nginx, socks: int, ca: Authority) -> None:
     """A name that only this side knows can be reached by socks5, and not by socks5h."""
-    loop = IOLoop()
     resolver = OverrideResolver(ThreadedResolver(), {"only-here.test": "127.0.0.1"})
     client = AsyncHTTPClient(force_instance=True, resolver=resolver)
     url = f"http://only-here.test:{nginx.port}/1k.txt"
@@ -182,8 +187,6 @@ def test_who_looks_hosts_up(nginx: Nginx, socks: int, ca: Authority) -> None:
 
     loop.run_sync(both)
     client.close()
-    loop.close()
-    IOLoop.clear_current()
 
 
 def test_socks_credentials(fetch: Any, nginx: Nginx, guarded_socks: int) -> None:

@@ -26,6 +26,7 @@ from coro.stream import IOStream
 from coro.tcp import connect
 from coro.tcpserver import TCPServer
 from tests.support.authority import Authority
+from tests.support.hosting import new_loop
 from tests.support.needs import needs_command
 
 # Seconds; only a broken test waits so long.
@@ -39,7 +40,7 @@ KINDS = ["tcp", "tcp6", "unix", "tls"]
 
 @pytest.fixture
 def loop() -> Iterator[IOLoop]:
-    loop = IOLoop()
+    loop = new_loop()
     yield loop
     left = loop.statistics()
     assert (left["handlers"], left["timers"], left["tasks"]) == (0, 0, 0)

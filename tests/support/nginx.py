@@ -11,16 +11,13 @@ import os
 import random
 import shutil
 import socket
-import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.authority import Authority
-
-START = 10.0
-"""Seconds that nginx has for its first answer, and for its end."""
+from tests.support.daemons import START, spawn
 
 SMALL = bytes(range(32, 96)) * 16
 """``/1k.txt``: 1024 bytes."""
@@ -118,15 +115,12 @@ def running_nginx(command: str, directory: Path, ca: Authority) -> Iterator[Ngin
             )
         )
         log = directory / "error.log"
-        process = subprocess.Popen(
-            [*_mortal(), command, "-e", str(log), "-c", str(configuration)],
+        spawn(
+            stack,
+            [command, "-e", str(log), "-c", str(configuration)],
             env=os.environ | {"NGINX": "".join(f"{sock.fileno()};" for sock in sockets)},
             pass_fds=[sock.fileno() for sock in sockets],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
         )
-        stack.callback(_end, process)
         for sock in sockets:
             sock.close()
         try:
@@ -134,12 +128,6 @@ def running_nginx(command: str, directory: Path, ca: Authority) -> Iterator[Ngin
         except (OSError, http.client.HTTPException) as error:
             raise RuntimeError(f"nginx did not start: {log.read_text()[-2000:]}") from error
         yield nginx
-
-
-def _mortal() -> list[str]:
-    """Return the prefix of a command that is to end with its parent, also if that one is killed."""
-    setpriv = shutil.which("setpriv")
-    return [setpriv, "--pdeathsig", "TERM"] if setpriv else []
 
 
 def _fill(root: Path) -> None:
@@ -160,12 +148,3 @@ def _greet(port: int) -> None:
             raise http.client.HTTPException("nginx serves something else")
     finally:
         connection.close()
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(START)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait(START)

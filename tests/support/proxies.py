@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import pwd
 import shutil
-import socket
+import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.authority import Authority
-
-START = 20.0
-"""Seconds that a proxy may take to start or to end."""
+from tests.support.daemons import free_ports, run_daemon
 
 USER, PASSWORD = "squidward", "clarinet ä"
 
@@ -107,15 +102,23 @@ def running_squid(command: str, ca: Authority, scheme: str) -> Iterator[Squid]:
         log = directory / "cache.log"
         # Its shared memory is named after the service.
         service = f"coro{ports[0]}"
-        _run(
+        stack.callback(_forget_shared_memory, service)
+        run_daemon(
             stack,
             [command, "-N", "-n", service, "-f", str(configuration)],
             ports[0],
             log,
             user=user,
+            # Its own way to end takes seconds.
+            ending=signal.SIGKILL,
         )
         guarded = ports[2 if scheme == "basic" else 3]
         yield Squid(ports[0], ports[1], guarded, directory / "access.log")
+
+
+def _forget_shared_memory(service: str) -> None:
+    for path in Path("/dev/shm").glob(f"{service}-*"):
+        path.unlink()
 
 
 def _helper(name: str) -> str:
@@ -131,48 +134,5 @@ def running_socks(command: str, *arguments: str) -> Iterator[int]:
     """Run microsocks for the length of the block; give its port."""
     with ExitStack() as stack:
         (port,) = free_ports(1)
-        _run(stack, [command, "-i", "127.0.0.1", "-p", str(port), *arguments], port, None)
+        run_daemon(stack, [command, "-i", "127.0.0.1", "-p", str(port), *arguments], port, None)
         yield port
-
-
-def _run(
-    stack: ExitStack, command: list[str], port: int, log: Path | None, user: str | None = None
-) -> None:
-    """Run a proxy until the stack unwinds; return when it takes connections."""
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        user=user,
-        group=None if user is None else pwd.getpwnam(user).pw_gid,
-        extra_groups=None if user is None else [],
-        cwd="/",
-    )
-
-    def end() -> None:
-        process.terminate()
-        try:
-            process.wait(START)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(START)
-
-    stack.callback(end)
-    until = time.monotonic() + START
-    while True:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), START):
-            return
-        if process.poll() is not None or time.monotonic() > until:
-            said = log.read_text()[-2000:] if log is not None and log.exists() else ""
-            raise RuntimeError(f"{command[0]} did not start: {said}")
-        time.sleep(0.02)
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports of 127.0.0.1 that were free just now."""
-    with ExitStack() as stack:
-        sockets = [
-            stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)
-        ]
-        return [sock.getsockname()[1] for sock in sockets]
