@@ -6,9 +6,6 @@ import functools
 import hashlib
 import os
 import shutil
-import socket
-import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,12 +19,9 @@ from coro.gen import coroutine
 from coro.http import AsyncHTTPClient, HTTPResponse
 from coro.loop import IOLoop
 from tests.support.authority import Authority
-from tests.support.daemons import free_ports
+from tests.support.daemons import free_ports, run_daemon
 from tests.support.hosting import new_loop
 from tests.support.needs import needs_command
-
-START = 20.0
-"""Seconds that a server may take to start."""
 
 PAGE = "".join(f"<p>paragraph {number}</p>\n" for number in range(5000)).encode()
 BIG = b"0123456789abcdef" * (5 << 16)
@@ -76,6 +70,9 @@ APACHE_DIRECTORY = Path("/usr/lib/apache2/modules")
 CADDY = """
 {{
     admin off
+    log {{
+        output file {directory}/error.log
+    }}
     auto_https off
     storage file_system {directory}/storage
 }}
@@ -141,7 +138,8 @@ def caddy(directory: Path, port: int, tls_port: int, certificate: str) -> list[s
     configuration.write_text(
         CADDY.format(directory=directory, port=port, tls_port=tls_port, certificate=certificate)
     )
-    return [command, "run", "--adapter", "caddyfile", "--config", str(configuration)]
+    caddy = ["env", f"HOME={directory}", command]
+    return [*caddy, "run", "--adapter", "caddyfile", "--config", str(configuration)]
 
 
 @contextmanager
@@ -164,26 +162,7 @@ def running(
     command = prepare(directory, port, tls_port, str(certificate))
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
-        log = stack.enter_context((directory / "output.log").open("w+"))
-        process = subprocess.Popen(
-            ["timeout", "300", *command],
-            stdout=log,
-            stderr=log,
-            env=os.environ | {"HOME": str(directory)},
-        )
-        stack.callback(process.wait)
-        stack.callback(process.terminate)
-        deadline = time.monotonic() + START
-        for each in (port, tls_port):
-            while True:
-                try:
-                    socket.create_connection(("127.0.0.1", each), timeout=START).close()
-                    break
-                except ConnectionRefusedError:
-                    if process.poll() is not None or time.monotonic() > deadline:
-                        log.seek(0)
-                        raise RuntimeError(f"it did not start: {log.read()[-2000:]}") from None
-                    time.sleep(0.01)
+        run_daemon(stack, command, port, directory / "error.log", tls_port)
         yield Server(prepare.__name__, port, tls_port)
 
 

@@ -60,22 +60,25 @@ def run_daemon(
     command: list[str],
     port: int,
     log: Path | None,
-    *,
+    *others: int,
     user: str | None = None,
     ending: signal.Signals = signal.SIGTERM,
 ) -> None:
     """Run a server until the stack unwinds; return when it takes connections.
 
     Arguments:
-        port: where, on 127.0.0.1.
+        port, others: where, on 127.0.0.1.
         log: what to show if it does not start.
         user, ending: as for ``spawn``.
     """
     process = spawn(stack, command, user=user, ending=ending, cwd="/")
     until = time.monotonic() + START
-    while True:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), START):
-            return
+    waiting = [port, *others]
+    while waiting:
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", waiting[-1]), START).close()
+            waiting.pop()
+            continue
         if process.poll() is not None or time.monotonic() > until:
             said = log.read_text()[-2000:] if log is not None and log.exists() else ""
             raise RuntimeError(f"{command[0]} did not start: {said}")
