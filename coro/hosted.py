@@ -205,7 +205,9 @@ class HostedLoop(IOLoop):
         if self._asleep:
             # The call of a coroutine from asyncio's side, which finds its loop faster so.
             slot.running = self if type(task) is Task else None
-        register_if_suspended(previous)
+        # ``register_if_suspended`` spelt out.
+        if type(previous) is Task and previous._waiting is not None and not previous._held:
+            asyncio_tasks._register_task(previous)
 
     _current_task = property(_get_current, _set_current)
 
