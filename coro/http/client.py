@@ -401,6 +401,7 @@ class _Fetch:
         try:
             response = yield from self.run()
             if self.pieces is not None:
+                self.pieces.trailers = response._trailers
                 # It is told already, unless its body was collected, for its error to tell of.
                 self.pieces.open(response)
         finally:

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from coro.errors import (
     BodyTooLargeError,
     HTTPClosedError,
+    HTTPInputError,
     IncompleteBodyError,
     RequestError,
     StreamClosedError,
@@ -395,7 +396,7 @@ class HTTPConnection:
             finally:
                 del produced  # Its error, if it has one, will hold this frame.
         if left is None:
-            self._write(encode_last_chunk())
+            self._write(_last_chunk(out))
         elif left > 0:
             raise ValueError(
                 f"body_producer wrote {left} bytes less than its Content-Length of {out.length}"
@@ -442,6 +443,22 @@ class HTTPConnection:
     def reusable(self) -> bool:
         """Whether the exchange that just ended leaves the connection fit for another one."""
         return self.decoder.reusable and not self._cut_off and self.stream.idle()
+
+
+def _last_chunk(out: Outgoing) -> bytes:
+    """Encode the end of a request's body; ask its trailers what they are.
+
+    Raises:
+        ValueError: something that may not be written out.
+    """
+    if not out.trailers:
+        return encode_last_chunk()
+    fields = [(name, v() if callable(v) else v) for name, v in out.trailers.items()]
+    try:
+        return encode_last_chunk(fields)
+    except HTTPInputError as error:
+        # It is this side's own fault, and no error of the protocol.
+        raise ValueError(str(error)) from error
 
 
 def _first_of(*futures: Future[Any]) -> Generator[Any, Any, None]:
