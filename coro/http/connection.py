@@ -23,6 +23,7 @@ from coro.future import Future
 from coro.gen import convert_yielded, coroutine
 from coro.http.codec import ResponseDecoder, ResponseHead, encode_chunk, encode_last_chunk
 from coro.http.outgoing import Outgoing
+from coro.http.urls import Origin, format_origin
 from coro.scopes import Timeout, timeout
 from coro.stream import IOStream
 from coro.timers import Timer
@@ -108,6 +109,7 @@ class HTTPConnection:
         stream: connected, and TLS established if there is to be TLS.
         key: what distinguishes it in the pool: origin and TLS options.
         max_header_bytes: limit for the head of a response.
+        origin: of whom it serves requests: scheme, host and port.
     """
 
     __slots__ = (
@@ -124,12 +126,20 @@ class HTTPConnection:
         "key",
         "on_close",
         "opened",
+        "origin",
         "stream",
     )
 
-    def __init__(self, stream: IOStream, key: Hashable, max_header_bytes: int) -> None:
+    def __init__(
+        self,
+        stream: IOStream,
+        key: Hashable,
+        max_header_bytes: int,
+        origin: Origin,
+    ) -> None:
         self.stream = stream
         self.key = key
+        self.origin = origin
         self.decoder = ResponseDecoder(max_header_bytes)
         self.exchanges = 0
         # When it was opened, and when the last exchange ended, in the loop's time.
@@ -150,7 +160,9 @@ class HTTPConnection:
         stream.set_close_callback(self._closed)
 
     def __repr__(self) -> str:
-        return f"<HTTPConnection {self.key} exchanges={self.exchanges} {self.stream!r}>"
+        # Not the key, in which there may be a proxy's password.
+        origin = format_origin(self.origin)
+        return f"<HTTPConnection {origin} exchanges={self.exchanges} {self.stream!r}>"
 
     def close(self) -> None:
         """Close the connection."""

@@ -22,7 +22,7 @@ from coro.errors import (
 )
 from coro.future import Future
 from coro.gen import coroutine, sleep
-from coro.http import AsyncHTTPClient, HTTPClient, HTTPRequest, HTTPResponse
+from coro.http import AsyncHTTPClient, HTTPClient, HTTPRequest, HTTPResponse, pool
 from coro.loop import IOLoop
 from tests.conftest import RawServerFactory
 from tests.http.serving import chunked, fields_of, response
@@ -343,6 +343,54 @@ def test_the_modules_fetch(loop: IOLoop, answering: Any) -> None:
     got = loop.run_sync(lambda: coro.http.fetch(server.url(), raise_error=False, method="DELETE"))
     assert got.code == 500
     assert AsyncHTTPClient().statistics() == {"active": 0, "waiting": 0, "idle": 1, "opened": 1}
+
+
+def test_statistics_by_origin(loop: IOLoop, answering: Any, serve: Any) -> None:
+    client = AsyncHTTPClient(force_instance=True, max_clients=2)
+    kept, closing = answering(response()), answering(response(b"x", "Connection: close"))
+    silent = serve(lambda peer: peer.silence())
+    origins = {server: f"http://127.0.0.1:{server.port}" for server in (kept, closing, silent)}
+
+    def counts() -> Any:
+        found = client.statistics_by_origin()
+        return [
+            tuple(found[origins[server]].values()) for server in origins if origins[server] in found
+        ]
+
+    @coroutine
+    def main() -> Any:
+        for server in (kept, kept, kept, closing, closing):
+            yield client.fetch(server.url())
+        yield sleep(0.1)
+        names = ("open", "idle", "busy", "waiting", "opened", "reused")
+        assert tuple(client.statistics_by_origin()[origins[kept]]) == names
+        assert counts() == [(1, 1, 0, 0, 1, 2), (0, 0, 0, 0, 2, 0)]
+        tasks = [client.fetch(silent.url()) for _ in range(3)] + [client.fetch(kept.url())]
+        yield sleep(0.1)
+        assert counts() == [(1, 1, 0, 1, 1, 2), (0, 0, 0, 0, 2, 0), (2, 0, 2, 1, 2, 0)]
+        for task in tasks[:3]:
+            task.cancel()
+        yield tasks[3]
+        yield sleep(0.1)
+        assert counts() == [(1, 1, 0, 0, 1, 3), (0, 0, 0, 0, 2, 0), (0, 0, 0, 0, 2, 0)]
+
+    loop.run_sync(main)
+    client.close()
+    assert counts()[0] == (0, 0, 0, 0, 1, 3)
+
+
+def test_statistics_by_origin_are_those_of_the_last_ones(
+    loop: IOLoop, answering: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "MAX_ORIGINS", 2)
+    client = AsyncHTTPClient(force_instance=True)
+    server = answering(response(b"x", "Connection: close"))
+    for name in "abac":
+        url = f"http://{name}.test:{server.port}/"
+        overrides = {f"{name}.test": "127.0.0.1"}
+        loop.run_sync(functools.partial(client.fetch, url, overrides=overrides))
+    assert [*client.statistics_by_origin()] == [f"http://{n}.test:{server.port}" for n in "ac"]
+    client.close()
 
 
 def test_a_client_serves_one_loop(
