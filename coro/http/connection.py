@@ -96,8 +96,9 @@ class Progress:
             if passed is None:
                 info[key] = 0.0
             else:
-                info[key] = passed - before
-                before = passed
+                # What a server says while it is still being sent to may come before ``sent``.
+                info[key] = max(0.0, passed - before)
+                before = max(before, passed)
         info["total"] = self.ended - self.started
         return info
 
