@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import AsyncIterable, Callable, Generator, Iterable, Mapping
+from functools import partial
 from typing import Any, TypeAlias
 from urllib.parse import urlencode
 
 from coro.gen import coroutine
 
-__all__ = ["FORM", "JSON", "Producer", "encode_form", "encode_json", "producer_for"]
+__all__ = ["FORM", "JSON", "Producer", "encode_form", "encode_json", "in_pieces", "producer_for"]
 
 # Writes a body through the function that it is given.
 Producer: TypeAlias = "Callable[[Callable[[bytes], Any]], Any]"
@@ -50,6 +51,11 @@ def producer_for(source: Any) -> tuple[Producer, int | None] | None:
     if isinstance(source, Iterable) and not isinstance(source, _NOT_PIECES):
         return _once(source, _write_each), None
     return None
+
+
+def in_pieces(*pieces: bytes) -> Producer:
+    """Return what writes a body whose bytes are known."""
+    return partial(_write_each, pieces)
 
 
 def _file_producer(file: Any) -> tuple[Producer, int | None]:

@@ -171,7 +171,6 @@ class AsyncHTTPClient:
             lifetime=max_connection_age,
         )
         self._digests = DigestMemory()
-        self._opened = 0
         self._closed = False
         loop._call_on_close(self, self.close)
 
@@ -199,7 +198,17 @@ class AsyncHTTPClient:
 
     def statistics(self) -> dict[str, int]:
         """Count requests under way and waiting, idle connections, and connections opened so far."""
-        return {**self._pool.statistics(), "opened": self._opened}
+        return {**self._pool.statistics(), "opened": self._pool.opened_count}
+
+    def statistics_by_origin(self) -> dict[str, dict[str, int]]:
+        """Count what belongs to each origin, as in "http://example.com:80".
+
+        Returns:
+            By origin: connections ``open`` now, and of these ``idle`` and ``busy``; requests that
+            are ``waiting``; and so far, connections ``opened``, and requests for which one was
+            ``reused``. Of many origins, those to which nothing was opened for long are forgotten.
+        """
+        return self._pool.statistics_by_origin()
 
     async def __aenter__(self) -> Self:
         return self
@@ -401,6 +410,7 @@ class _Fetch:
         try:
             response = yield from self.run()
             if self.pieces is not None:
+                self.pieces.trailers = response._trailers
                 # It is told already, unless its body was collected, for its error to tell of.
                 self.pieces.open(response)
         finally:
@@ -600,8 +610,9 @@ class _Fetch:
         details: dict[str, Any] = {"attempts": progress.attempts, "safe_to_retry": True}
         if self.hop is not None and self.hop.proxy is not None:
             stream = yield from self._pass(self.hop, self.hop.proxy, target, context, details)
-            client._opened += 1
-            return HTTPConnection(stream, key, client.max_header_size)
+            return client._pool.opened(
+                HTTPConnection(stream, key, client.max_header_size, target.origin)
+            )
         try:
             stream = yield connect(
                 target.host,
@@ -620,8 +631,9 @@ class _Fetch:
             if progress.phase == "tls":
                 raise HTTPTLSError(explain(error, place), **details) from error
             raise HTTPConnectError(str(error), **details) from error
-        client._opened += 1
-        return HTTPConnection(stream, key, client.max_header_size)
+        return client._pool.opened(
+            HTTPConnection(stream, key, client.max_header_size, target.origin)
+        )
 
     def _connect_options(self) -> dict[str, Any]:
         """Return what was asked for of the connection itself, by ``connect``'s names."""

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from coro.errors import (
     BodyTooLargeError,
     HTTPClosedError,
+    HTTPInputError,
     IncompleteBodyError,
     RequestError,
     StreamClosedError,
@@ -22,6 +23,7 @@ from coro.future import Future
 from coro.gen import convert_yielded, coroutine
 from coro.http.codec import ResponseDecoder, ResponseHead, encode_chunk, encode_last_chunk
 from coro.http.outgoing import Outgoing
+from coro.http.urls import Origin, format_origin
 from coro.scopes import Timeout, timeout
 from coro.stream import IOStream
 from coro.timers import Timer
@@ -94,8 +96,9 @@ class Progress:
             if passed is None:
                 info[key] = 0.0
             else:
-                info[key] = passed - before
-                before = passed
+                # What a server says while it is still being sent to may come before ``sent``.
+                info[key] = max(0.0, passed - before)
+                before = max(before, passed)
         info["total"] = self.ended - self.started
         return info
 
@@ -107,6 +110,7 @@ class HTTPConnection:
         stream: connected, and TLS established if there is to be TLS.
         key: what distinguishes it in the pool: origin and TLS options.
         max_header_bytes: limit for the head of a response.
+        origin: of whom it serves requests: scheme, host and port.
     """
 
     __slots__ = (
@@ -123,12 +127,20 @@ class HTTPConnection:
         "key",
         "on_close",
         "opened",
+        "origin",
         "stream",
     )
 
-    def __init__(self, stream: IOStream, key: Hashable, max_header_bytes: int) -> None:
+    def __init__(
+        self,
+        stream: IOStream,
+        key: Hashable,
+        max_header_bytes: int,
+        origin: Origin,
+    ) -> None:
         self.stream = stream
         self.key = key
+        self.origin = origin
         self.decoder = ResponseDecoder(max_header_bytes)
         self.exchanges = 0
         # When it was opened, and when the last exchange ended, in the loop's time.
@@ -149,7 +161,9 @@ class HTTPConnection:
         stream.set_close_callback(self._closed)
 
     def __repr__(self) -> str:
-        return f"<HTTPConnection {self.key} exchanges={self.exchanges} {self.stream!r}>"
+        # Not the key, in which there may be a proxy's password.
+        origin = format_origin(self.origin)
+        return f"<HTTPConnection {origin} exchanges={self.exchanges} {self.stream!r}>"
 
     def close(self) -> None:
         """Close the connection."""
@@ -395,7 +409,7 @@ class HTTPConnection:
             finally:
                 del produced  # Its error, if it has one, will hold this frame.
         if left is None:
-            self._write(encode_last_chunk())
+            self._write(_last_chunk(out))
         elif left > 0:
             raise ValueError(
                 f"body_producer wrote {left} bytes less than its Content-Length of {out.length}"
@@ -442,6 +456,22 @@ class HTTPConnection:
     def reusable(self) -> bool:
         """Whether the exchange that just ended leaves the connection fit for another one."""
         return self.decoder.reusable and not self._cut_off and self.stream.idle()
+
+
+def _last_chunk(out: Outgoing) -> bytes:
+    """Encode the end of a request's body; ask its trailers what they are.
+
+    Raises:
+        ValueError: something that may not be written out.
+    """
+    if not out.trailers:
+        return encode_last_chunk()
+    fields = [(name, v() if callable(v) else v) for name, v in out.trailers.items()]
+    try:
+        return encode_last_chunk(fields)
+    except HTTPInputError as error:
+        # It is this side's own fault, and no error of the protocol.
+        raise ValueError(str(error)) from error
 
 
 def _first_of(*futures: Future[Any]) -> Generator[Any, Any, None]:

@@ -16,12 +16,23 @@ from coro.http.framing import NO_TRAILERS, OWN_FIELDS
 from coro.http.headers import check_name, check_value
 
 __all__ = [
+    "check_trailer",
     "encode_chunk",
     "encode_fields",
     "encode_last_chunk",
     "encode_request",
     "request_block",
 ]
+
+# Of framing, routing, conditions, credentials, controls and content (RFC 9110 section 6.5.1). Of a
+# peer's trailers fewer are refused: the others change nothing where they are kept apart.
+_NEVER_TRAILERS = NO_TRAILERS.union(
+    ("Connection", "Keep-Alive", "Proxy-Connection", "TE", "Upgrade", "Expect", "Max-Forwards"),
+    ("Cache-Control", "Pragma", "Range", "If-Match", "If-Modified-Since", "If-None-Match"),
+    ("If-Range", "If-Unmodified-Since", "Authorization", "Proxy-Authorization", "Cookie"),
+    ("Proxy-Authenticate", "WWW-Authenticate", "Set-Cookie", "Age", "Date", "Expires"),
+    ("Location", "Retry-After", "Vary", "Content-Encoding", "Content-Range", "Content-Type"),
+)
 
 _TARGET = re.compile(r"[\x21-\x7e]+")
 _HOST = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=%:\[\]]*")
@@ -150,6 +161,18 @@ def encode_chunk(data: bytes | bytearray | memoryview) -> bytes:
     return b"".join((b"%x\r\n" % size, data, b"\r\n")) if size else b""
 
 
+def check_trailer(name: str) -> str:
+    """Return a field's name in canonical form, if it may come after a body.
+
+    Raises:
+        ValueError: it is not a name, or its field has to be known before (RFC 9110 section 6.5.1).
+    """
+    canonical = check_name(name)
+    if canonical in _NEVER_TRAILERS:
+        raise ValueError(f"{name} is not allowed in trailers (RFC 9110 section 6.5.1)")
+    return canonical
+
+
 def encode_last_chunk(trailers: Iterable[tuple[str, str]] = ()) -> bytes:
     """Encode the end of a chunked body, with the fields that follow it (RFC 9112 section 7.1.2).
 
@@ -158,6 +181,5 @@ def encode_last_chunk(trailers: Iterable[tuple[str, str]] = ()) -> bytes:
     """
     pairs = list(trailers)
     for name, _ in pairs:
-        if check_name(name) in NO_TRAILERS:
-            raise ValueError(f"{name} is not allowed in trailers (RFC 9110 section 6.5.1)")
+        check_trailer(name)
     return b"0\r\n" + encode_fields(pairs) + b"\r\n"

@@ -86,6 +86,7 @@ class RequestOptions(TypedDict, total=False):
     client_key: str | None
     client_cert: str | None
     body_producer: Callable[[Callable[[bytes], Any]], Any] | None
+    trailers: Mapping[str, str | Callable[[], str]] | None
     expect_100_continue: bool
     decompress_response: bool | None
     ssl_options: dict[str, Any] | SSLContext | None
@@ -209,6 +210,8 @@ class HTTPRequest:
         client_key, client_cert: files that hold the client's key and certificate.
         body_producer: called with a ``write`` function, writes the body piece by piece, and
             returns an awaitable. Excludes ``body``.
+        trailers: fields to be sent after the body, which goes out in chunks then; a value may be a
+            function, which is asked when the body was sent (RFC 9110 section 6.5).
         expect_100_continue: ask the server whether it wants the body before sending it; if it says
             nothing for a second, the body is sent (RFC 9110 section 10.1.1).
         decompress_response: ask for a compressed response, and decompress it.
@@ -259,6 +262,7 @@ class HTTPRequest:
     client_key: str | None = None
     client_cert: str | None = None
     body_producer: Callable[[Callable[[bytes], Any]], Any] | None = None
+    trailers: Mapping[str, str | Callable[[], str]] | None = None
     expect_100_continue: bool = False
     decompress_response: bool | None = None
     ssl_options: dict[str, Any] | SSLContext | None = None
@@ -310,7 +314,7 @@ class HTTPRequest:
             self._body = body
             return
         self.body_producer = body
-        if length is not None:
+        if length is not None and not self.trailers:
             self.headers["Content-Length"] = str(length)
 
     def _set_body(self, body: Any) -> None:
@@ -322,7 +326,7 @@ class HTTPRequest:
         if self.body_producer is not None:
             raise ValueError("give a body or a body_producer, not both")
         self.body_producer, length = found
-        if length is not None:
+        if length is not None and not self.trailers:
             self._headers = HTTPHeaders(self.headers)
             self._headers["Content-Length"] = str(length)
 

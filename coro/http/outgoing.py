@@ -10,8 +10,11 @@ from collections.abc import Callable, Hashable, Mapping
 from functools import lru_cache
 from typing import Any
 
+from coro.http.bodies import in_pieces
 from coro.http.codec import encode_request, request_block
 from coro.http.compression import supported_codings
+from coro.http.encode import check_trailer
+from coro.http.headers import check_value
 from coro.http.hop import Hop, identity
 from coro.http.messages import HTTPRequest
 from coro.http.urls import Target
@@ -55,9 +58,20 @@ class Outgoing:
         length: how many bytes ``producer`` has to write; None: they go out as chunks.
         close: the request says that it is the last one on its connection.
         expects: the server is asked whether it wants the body.
+        trailers: fields that follow a body in chunks; a value that is a function is asked then.
     """
 
-    __slots__ = ("body", "close", "expects", "head", "length", "method", "producer", "uploads")
+    __slots__ = (
+        "body",
+        "close",
+        "expects",
+        "head",
+        "length",
+        "method",
+        "producer",
+        "trailers",
+        "uploads",
+    )
 
     def __init__(
         self,
@@ -68,6 +82,7 @@ class Outgoing:
         close: bool = False,
         body: bytes = b"",
         expects: bool = False,
+        trailers: Mapping[str, str | Callable[[], str]] | None = None,
     ) -> None:
         self.method = method
         self.head = head
@@ -76,6 +91,7 @@ class Outgoing:
         self.length = length
         self.close = close
         self.expects = expects
+        self.trailers = trailers
         # Whether there is something to be sent after the head.
         self.uploads = producer is not None or bool(body)
 
@@ -142,6 +158,9 @@ def _encode_with_fields(
     if hop is not None:
         hop.add_fields(method, fields)
     body = request.body
+    producer = request.body_producer
+    if request.trailers and body is not None:
+        producer, body = in_pieces(body), None
     length = fields.pop("Content-Length", None)
     if length is not None and not re.fullmatch("[0-9]{1,19}", length):
         raise ValueError(f"invalid Content-Length {length!r} (RFC 9110 section 8.6)")
@@ -151,12 +170,18 @@ def _encode_with_fields(
     content_length = int(length) if length is not None else None
     if body is not None:
         content_length = len(body)
-    elif request.body_producer is None and method in METHODS_WITH_BODY:
+    elif producer is None and method in METHODS_WITH_BODY:
         content_length = 0
-    chunked = request.body_producer is not None and content_length is None
-    expects = request.expect_100_continue and (bool(body) or request.body_producer is not None)
+    chunked = producer is not None and content_length is None
+    expects = request.expect_100_continue and (bool(body) or producer is not None)
     if expects:
         fields["Expect"] = "100-continue"
+    if request.trailers:
+        if not chunked:
+            raise ValueError(
+                "trailers follow a body that is sent in chunks, without a Content-Length"
+            )
+        fields["Trailer"] = _announce(request.trailers)
     later = body is not None and (expects or len(body) > SENT_AT_ONCE)
     head = encode_request(
         method,
@@ -169,13 +194,23 @@ def _encode_with_fields(
     return Outgoing(
         method,
         head + body if body and not later else head,
-        request.body_producer,
+        producer,
         content_length,
         body=body if body and later else b"",
         expects=expects,
+        trailers=request.trailers,
         close=re.search(r"(?i)(?<![^\s,])close(?![^\s,])", fields.get("Connection", ""))
         is not None,
     )
+
+
+def _announce(trailers: Mapping[str, str | Callable[[], str]]) -> str:
+    """Return the value of ``Trailer`` (RFC 9110 section 6.6.2); check what is known of them."""
+    for name, value in trailers.items():
+        check_trailer(name)
+        if not callable(value):
+            check_value(name, value)
+    return ", ".join(trailers)
 
 
 def redirected(request: HTTPRequest, code: int, url: str, same_origin: bool) -> HTTPRequest:
@@ -193,6 +228,7 @@ def redirected(request: HTTPRequest, code: int, url: str, same_origin: bool) -> 
         following.method = "GET"
         following.body = None
         following.body_producer = None
+        following.trailers = None
         for name in _BODY_FIELDS:
             headers.pop(name, None)
     if not same_origin:

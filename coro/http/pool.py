@@ -18,12 +18,16 @@ from typing import Any
 
 from coro.future import Future
 from coro.http.connection import HTTPConnection
+from coro.http.urls import Origin, format_origin
 from coro.timers import Timer
 
 __all__ = ["ConnectionPool"]
 
 # A crawler of many hosts must not run out of descriptors, of which 1024 are usual.
 MAX_IDLE = 100
+
+# Origins of whose connections, closed meanwhile, the counts are kept.
+MAX_ORIGINS = 1000
 
 
 class _Turn(Future[None]):
@@ -79,6 +83,11 @@ class ConnectionPool:
         self._waiters: OrderedDict[Hashable, OrderedDict[_Turn, None]] = OrderedDict()
         # Idle connections by origin (and TLS options), the last used one last.
         self._idle: dict[Hashable, list[HTTPConnection]] = {}
+        # Those that were opened and, as far as is known, not closed; and how many were opened, in
+        # all, and to each origin, with the requests that reused those that are closed.
+        self._open: dict[HTTPConnection, None] = {}
+        self.opened_count = 0
+        self._history: OrderedDict[Origin, list[int]] = OrderedDict()
         self._sweeper: Timer | None = None
 
     def __repr__(self) -> str:
@@ -100,6 +109,23 @@ class ConnectionPool:
     def statistics(self) -> dict[str, int]:
         """Count what the pool holds now."""
         return {"active": self.active, "waiting": self.waiting, "idle": self.idle}
+
+    def statistics_by_origin(self) -> dict[str, dict[str, int]]:
+        """Count what belongs to each origin; see ``AsyncHTTPClient``."""
+        names = ("open", "idle", "busy", "waiting", "opened", "reused")
+        counts: dict[Any, dict[str, int]] = {}
+        for origin, (opened, reused) in self._history.items():
+            counts[origin] = {**dict.fromkeys(names, 0), "opened": opened, "reused": reused}
+        for waited_for, queue in self._waiters.items():
+            counts.setdefault(waited_for, dict.fromkeys(names, 0))["waiting"] = len(queue)
+        idle = {connection for each in self._idle.values() for connection in each}
+        for connection in self._open:
+            count = counts.setdefault(connection.origin, dict.fromkeys(names, 0))
+            count["reused"] += max(0, connection.exchanges - 1)
+            if not connection.stream.closed():
+                count["open"] += 1
+                count["idle" if connection in idle else "busy"] += 1
+        return {format_origin(origin): count for origin, count in counts.items()}
 
     # --- slots -----------------------------------------------------------------------------
 
@@ -163,6 +189,18 @@ class ConnectionPool:
 
     # --- connections -----------------------------------------------------------------------
 
+    def opened(self, connection: HTTPConnection) -> HTTPConnection:
+        """Take note of a new connection; return it."""
+        self.opened_count += 1
+        self._open[connection] = None
+        connection.on_close = self.forget
+        history = self._history
+        history.setdefault(connection.origin, [0, 0])[0] += 1
+        history.move_to_end(connection.origin)
+        if len(history) > MAX_ORIGINS:
+            history.popitem(last=False)
+        return connection
+
     def take(self, key: Hashable, now: float) -> HTTPConnection | None:
         """Take an idle connection out of the pool; None if there is none that can be used.
 
@@ -208,7 +246,12 @@ class ConnectionPool:
             oldest.close()
 
     def forget(self, connection: HTTPConnection) -> None:
-        """Take out a connection that its peer has closed."""
+        """Take out a connection that is closed, or about to be."""
+        if connection in self._open:
+            del self._open[connection]
+            count = self._history.get(connection.origin)
+            if count is not None:
+                count[1] += max(0, connection.exchanges - 1)
         connections = self._idle.get(connection.key)
         if connections and connection in connections:
             connections.remove(connection)

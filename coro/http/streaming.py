@@ -15,6 +15,7 @@ from typing import Any, Self
 from coro.errors import CancelledError, StreamClosedError
 from coro.future import Future
 from coro.gen import coroutine, moment
+from coro.http.headers import HTTPHeaders
 from coro.http.messages import HTTPResponse
 
 __all__ = ["Pieces", "StreamedResponse"]
@@ -39,6 +40,8 @@ class Pieces:
         self._ended = self._failed = False
         # Whether the reader has taken leave; the fetch needs a turn to end.
         self.closed = False
+        # What came after the body.
+        self.trailers: HTTPHeaders | None = None
         self._reader: Future[None] | None = None
         self._writer: Future[None] | None = None
 
@@ -128,6 +131,11 @@ class StreamedResponse(HTTPResponse):
     __slots__ = ("_pieces",)
 
     _pieces: Pieces
+
+    @property
+    def trailers(self) -> HTTPHeaders:
+        """The fields that came after the body; they are there when all of it was read."""
+        return self._pieces.trailers or HTTPHeaders()
 
     @coroutine
     def read(self, max_bytes: int = 65536) -> Generator[Any, Any, bytes]:

@@ -7,14 +7,20 @@ the same hosts, and often the same pages, again and again.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 from urllib.parse import unquote
 
 import ada_url
 
-__all__ = ["Target", "join", "parse"]
+from coro.errors import format_address
+
+__all__ = ["Origin", "Target", "format_origin", "join", "parse"]
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+# Scheme, host and port.
+Origin: TypeAlias = tuple[str, str, int]
 
 
 class Target(NamedTuple):
@@ -40,7 +46,13 @@ class Target(NamedTuple):
     username: str
     password: str
     url: str
-    origin: tuple[str, str, int]
+    origin: Origin
+
+
+def format_origin(origin: Origin) -> str:
+    """Write an origin as URLs do, but always with its port."""
+    scheme, host, port = origin
+    return f"{scheme}://{format_address((host, port))}"
 
 
 @lru_cache(maxsize=4096)

@@ -20,6 +20,10 @@ from coro.stream import IOStream
 Script: TypeAlias = "Callable[[Peer], Generator[Any, Any, Any]]"
 
 
+# With the trailers, if there are any.
+_LAST_CHUNK = rb"(?:^|\r\n)0\r\n(?:[^\r\n]+\r\n)*\r\n"
+
+
 class Peer:
     """One connection of a client, for a script.
 
@@ -39,7 +43,7 @@ class Peer:
         if length:
             return head + (yield self.stream.read_bytes(int(length[1])))
         if b"\r\nTransfer-Encoding: chunked\r\n" in head:
-            return head + (yield self.stream.read_until(b"0\r\n\r\n"))
+            return head + (yield self.stream.read_until_regex(_LAST_CHUNK))
         return head
 
     def send(self, data: bytes) -> Any:

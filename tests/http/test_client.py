@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import socket
 from typing import Any
 
 import pytest
@@ -22,10 +23,13 @@ from coro.errors import (
 )
 from coro.future import Future
 from coro.gen import coroutine, sleep
-from coro.http import AsyncHTTPClient, HTTPClient, HTTPRequest, HTTPResponse
+from coro.http import AsyncHTTPClient, HTTPClient, HTTPRequest, HTTPResponse, pool
 from coro.loop import IOLoop
+from coro.resolver import Resolver
 from tests.conftest import RawServerFactory
-from tests.http.serving import chunked, fields_of, response
+from tests.http.serving import chunked, fields_of, redirect, response
+from tests.support.authority import Authority
+from tests.support.hosting import of_the_system
 from tests.support.raw_server import answer
 
 # --- what comes back -------------------------------------------------------------------------
@@ -219,6 +223,85 @@ def test_time_info(fetch: Any, serve: Any) -> None:
     assert (kept.time_info["dns"], kept.time_info["connect"], kept.time_info["tls"]) == (0, 0, 0)
 
 
+class SlowResolver(Resolver):
+    """Answers after a second."""
+
+    @coroutine
+    def resolve(self, host: str, port: int, family: int = 0) -> Any:
+        yield sleep(1)
+        return [] if family == socket.AF_INET6 else [(socket.AF_INET, ("127.0.0.1", port))]
+
+
+@of_the_system  # A server's TLS in simulation is not begun by a script.
+def test_the_time_of_each_phase(loop: IOLoop, serve: Any, ca: Authority) -> None:
+    """Each takes as many seconds as its number, but for connecting, which takes none here."""
+    context = ca.server_context("slow.test")
+
+    def script(peer: Any) -> Any:
+        yield sleep(2)
+        peer.stream = yield peer.stream.start_tls(True, context)
+        while b"/last" not in (yield from peer.request()):
+            yield sleep(4)
+            yield peer.send(redirect("/last"))
+        yield sleep(5)
+        yield peer.send(response(b"hello", "Connection: close")[:-1])
+        yield sleep(6)
+        yield peer.send(b"o")
+        peer.stream.close()
+
+    @coroutine
+    def upload(write: Any) -> Any:
+        yield sleep(3)
+        yield write(b"x")
+
+    server = serve(script)
+    client = AsyncHTTPClient(force_instance=True, max_clients=1, resolver=SlowResolver())
+    options: dict[str, Any] = {
+        "method": "POST",
+        "body_producer": upload,
+        "headers": {"Content-Length": "1"},
+        "ca_certs": str(ca.pem),
+        "request_timeout": 100,
+        "queue_timeout": 100,
+    }
+
+    @coroutine
+    def main() -> Any:
+        url = f"https://slow.test:{server.port}/"
+        fetches = [client.fetch(f"{url}{name}", **options) for name in ("last", "last", "")]
+        return (yield fetches)
+
+    first, second, redirected = loop.run_sync(main)
+    client.close()
+    seconds = [got.time_info for got in (first, second, redirected)]
+    assert [[round(times[name], 2) for name in PHASES] for times in seconds] == [
+        [0, 1, 0, 2, 3, 5, 17],
+        [17, 1, 0, 2, 3, 5, 34],
+        # Of the last request alone, a GET on the connection of the first; the total is of all.
+        [0, 0, 0, 0, 0, 5, 34 + 1 + 2 + 3 + 4 + 5 + 6],
+    ]
+
+
+def test_the_times_of_an_early_answer(fetch: Any, serve: Any) -> None:
+    def script(peer: Any) -> Any:
+        yield peer.stream.read_until(b"\r\n\r\n")
+        yield sleep(1)
+        yield peer.send(b"HTTP/1.1 103 Hints\r\n\r\n")
+        yield peer.stream.read_bytes(1)
+        yield peer.send(response())
+
+    @coroutine
+    def upload(write: Any) -> Any:
+        yield sleep(3)
+        yield write(b"x")
+
+    headers = {"Content-Length": "1"}
+    got = fetch(serve(script).url(), method="POST", body_producer=upload, headers=headers)
+    times = got.time_info
+    assert (times["sent"], times["first_byte"]) == (pytest.approx(3, abs=0.01), 0)
+    assert min(times.values()) >= 0
+
+
 def test_times_of_a_failure(fetch: Any, serve: Any) -> None:
     def script(peer: Any) -> Any:
         yield from peer.request()
@@ -343,6 +426,54 @@ def test_the_modules_fetch(loop: IOLoop, answering: Any) -> None:
     got = loop.run_sync(lambda: coro.http.fetch(server.url(), raise_error=False, method="DELETE"))
     assert got.code == 500
     assert AsyncHTTPClient().statistics() == {"active": 0, "waiting": 0, "idle": 1, "opened": 1}
+
+
+def test_statistics_by_origin(loop: IOLoop, answering: Any, serve: Any) -> None:
+    client = AsyncHTTPClient(force_instance=True, max_clients=2)
+    kept, closing = answering(response()), answering(response(b"x", "Connection: close"))
+    silent = serve(lambda peer: peer.silence())
+    origins = {server: f"http://127.0.0.1:{server.port}" for server in (kept, closing, silent)}
+
+    def counts() -> Any:
+        found = client.statistics_by_origin()
+        return [
+            tuple(found[origins[server]].values()) for server in origins if origins[server] in found
+        ]
+
+    @coroutine
+    def main() -> Any:
+        for server in (kept, kept, kept, closing, closing):
+            yield client.fetch(server.url())
+        yield sleep(0.1)
+        names = ("open", "idle", "busy", "waiting", "opened", "reused")
+        assert tuple(client.statistics_by_origin()[origins[kept]]) == names
+        assert counts() == [(1, 1, 0, 0, 1, 2), (0, 0, 0, 0, 2, 0)]
+        tasks = [client.fetch(silent.url()) for _ in range(3)] + [client.fetch(kept.url())]
+        yield sleep(0.1)
+        assert counts() == [(1, 1, 0, 1, 1, 2), (0, 0, 0, 0, 2, 0), (2, 0, 2, 1, 2, 0)]
+        for task in tasks[:3]:
+            task.cancel()
+        yield tasks[3]
+        yield sleep(0.1)
+        assert counts() == [(1, 1, 0, 0, 1, 3), (0, 0, 0, 0, 2, 0), (0, 0, 0, 0, 2, 0)]
+
+    loop.run_sync(main)
+    client.close()
+    assert counts()[0] == (0, 0, 0, 0, 1, 3)
+
+
+def test_statistics_by_origin_are_those_of_the_last_ones(
+    loop: IOLoop, answering: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "MAX_ORIGINS", 2)
+    client = AsyncHTTPClient(force_instance=True)
+    server = answering(response(b"x", "Connection: close"))
+    for name in "abac":
+        url = f"http://{name}.test:{server.port}/"
+        overrides = {f"{name}.test": "127.0.0.1"}
+        loop.run_sync(functools.partial(client.fetch, url, overrides=overrides))
+    assert [*client.statistics_by_origin()] == [f"http://{n}.test:{server.port}" for n in "ac"]
+    client.close()
 
 
 def test_a_client_serves_one_loop(

@@ -420,10 +420,10 @@ def test_an_end_that_is_known_costs_no_attempt(fetch: Any, loop: IOLoop, serve: 
 def test_statements_of_a_connection(loop: IOLoop) -> None:
     ours, theirs = socket.socketpair()
     stream = IOStream(ours)
-    connection = HTTPConnection(stream, "key", 1000)
+    connection = HTTPConnection(stream, "key", 1000, ("http", "a", 80))
     closed: list[HTTPConnection] = []
     connection.on_close = closed.append
-    assert repr(connection).startswith("<HTTPConnection key exchanges=0 <IOStream fd=")
+    assert repr(connection).startswith("<HTTPConnection http://a:80 exchanges=0 <IOStream fd=")
     assert connection.stream.idle()
     assert not connection.reusable()
     theirs.send(b"unasked")
