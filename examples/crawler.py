@@ -331,10 +331,12 @@ class Display:
 
     def __exit__(self, *_: object) -> None:
         self._ticks.stop()
-        if self._bar is not None:
-            self._bar.stop()
-        elif self._out.isatty():
-            self._out.write("\r\x1b[K")
+        if self._out.isatty():
+            self._paint()
+            if self._bar is not None:
+                self._bar.stop()
+            else:
+                self._out.write("\n")
 
     def line(self) -> str:
         """Return what there is to tell."""
@@ -432,25 +434,34 @@ def number(kind: type[int] | type[float], least: float) -> Any:
 
 def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="A polite crawler that can be killed at any time, and goes on where it was.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description="A polite crawler that can be killed at any time, and goes on where it was."
     )
-    add = parser.add_argument
-    add("urls", nargs="*", type=start_url, metavar="URL", help="where to start; none: go on")
-    add("--database", default="crawl.db", help="what it knows")
-    add("--agent", default="coro-crawler/0.1", help="who it is; add (+URL) that tells more")
-    add("--all-hosts", action="store_true", help="follow links to hosts not started with")
-    add("--depth", type=number(int, 0), help="how many links to follow from a start")
-    add("--pages", type=number(int, 1), default=10_000, help="how many pages to visit this time")
-    add("--workers", type=number(int, 1), default=50, help="how many requests at a time")
-    add("--per-host", type=number(int, 1), default=2, help="how many of them to one host")
-    add("--delay", type=number(float, 0), default=1.0, help="seconds between requests to a host")
-    add("--tries", type=number(int, 1), default=4, help="how often to try a page")
-    add("--back-off", type=number(float, 0), default=2.0, help="seconds before the second try")
-    add("--timeout", type=number(float, 0), default=30.0, help="seconds for a page")
-    add("--max-bytes", type=number(int, 1), default=2_000_000, help="of a page; larger: skipped")
-    add("--types", nargs="+", default=["text/", "application/xhtml"], help="others are skipped")
-    add("--again", action="store_true", help="try anew what failed")
+    parser.add_argument("urls", nargs="*", type=start_url, metavar="URL", help="none: go on")
+
+    def option(name: str, kind: Any, default: Any, meaning: str) -> None:
+        parser.add_argument(
+            name, type=kind, default=default, help=f"{meaning} (default %(default)s)"
+        )
+
+    option("--database", str, "crawl.db", "what it knows")
+    option("--agent", str, "coro-crawler/0.1", "who it is; add (+URL) that tells more")
+    option("--pages", number(int, 1), 10_000, "how many pages to visit this time")
+    option("--workers", number(int, 1), 50, "how many requests at a time")
+    option("--per-host", number(int, 1), 2, "how many of them to one host")
+    option("--delay", number(float, 0), 1.0, "seconds between requests to a host")
+    option("--tries", number(int, 1), 4, "how often to try a page")
+    option("--back-off", number(float, 0), 2.0, "seconds before the second try, twice as many then")
+    option("--timeout", number(float, 0.001), 30.0, "seconds for a page")
+    option("--max-bytes", number(int, 1), 2_000_000, "of a page; larger ones are skipped")
+    parser.add_argument("--depth", type=number(int, 0), help="links to follow from a start")
+    parser.add_argument(
+        "--types",
+        nargs="+",
+        default=["text/", "application/xhtml"],
+        help="what Content-Type begins with; others are skipped (default text/ application/xhtml)",
+    )
+    parser.add_argument("--all-hosts", action="store_true", help="also those not started with")
+    parser.add_argument("--again", action="store_true", help="try anew what failed")
     return parser.parse_args()
 
 

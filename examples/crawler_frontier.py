@@ -128,10 +128,14 @@ class Links(HTMLParser):
             charset = re.search(r"charset=[\"']?([\w-]+)", content_type)
             try:
                 text = body.decode(charset[1] if charset else "utf-8", "replace")
-            except LookupError:
+            except (LookupError, UnicodeError):
                 text = body.decode("utf-8", "replace")
-            links.feed(text)
-        return links.title.strip()[:200], list(links.found if links._follow else ())[:MAX_LINKS]
+            # Older versions of the parser fail at some declarations; what came before counts.
+            with contextlib.suppress(AssertionError):
+                links.feed(text)
+                links.close()
+        title = links.title.strip()[:200].encode("utf-8", "replace").decode()
+        return title, list(links.found if links._follow else ())[:MAX_LINKS]
 
 
 class Frontier:

@@ -1,5 +1,7 @@
 """The crawler, as a program of its own, at a site that counts what is asked of it."""
 
+import os
+import pty
 import signal
 import sqlite3
 import subprocess
@@ -210,6 +212,19 @@ class TestWhatIsFetched:
         assert "/6" not in found
         assert len(found) == 12
 
+    def test_pages_that_nobody_can_read(self, crawl: Crawl) -> None:
+        odd = "<title>\\ud800</title><a href='/there\\ud800'></a><a href='//[x'></a>"
+        kinds = [f"text/html; charset={name}" for name in ("unicode_escape", "idna", "rot13", "-")]
+        pages: dict[str, Any] = {
+            "/": links("/0", "/1", "/2", "/3", "/declared", "/bytes"),
+            **{f"/{n}": Response(odd, content_type=kind) for n, kind in enumerate(kinds)},
+            "/declared": links("/there") + "<![foo[ x ]]><![if x",
+            "/bytes": Response(bytes(range(256)) * 10, content_type="text/html"),
+            "/there": "",
+        }
+        with serving(pages) as site:
+            assert crawl.run(site.hosts[0]).startswith("8 done")
+
     def test_bounds(self, crawl: Crawl) -> None:
         with serving(tree(64)) as site:
             assert crawl.run("--depth", "2", site.hosts[0]).startswith("4 done")
@@ -291,6 +306,32 @@ class TestManners:
     def test_a_host_that_is_not_there(self, crawl: Crawl, refused_port: int) -> None:
         printed = crawl.run(f"http://127.0.0.1:{refused_port}/")
         assert printed.startswith("0 done, 1 failed")
+
+
+class TestDisplay:
+    @pytest.mark.parametrize("rich", [True, False])
+    def test_a_person_sees_how_far_it_is(self, crawl: Crawl, tmp_path: Path, rich: bool) -> None:
+        if not rich:
+            (tmp_path / "rich.py").write_text("raise ModuleNotFoundError('rich')")
+        path = os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", "")))
+        master, terminal = pty.openpty()
+        try:
+            with serving(tree(40)) as site:
+                done = subprocess.run(
+                    command("crawler.py", *crawl.arguments(site.hosts[0])),
+                    env=os.environ | {"PYTHONPATH": path, "TERM": "xterm", "COLUMNS": "120"},
+                    stdout=subprocess.PIPE,
+                    stderr=terminal,
+                    check=True,
+                    timeout=LIMIT,
+                )
+            seen = os.read(master, 65536).decode()
+        finally:
+            os.close(master)
+            os.close(terminal)
+        assert done.stdout == b"40 done, 0 failed, 0 skipped, 0 waiting; 0.0 MB\n"
+        assert "40 done, 0 failed, 0 skipped, 0 waiting" in seen
+        assert ("━" in seen) is rich
 
 
 class TestItsEnd:
