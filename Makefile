@@ -23,7 +23,7 @@ PIP := bin/python -m pip install -qq --disable-pip-version-check
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(DEMO)/.made  ## Fetch several hundred pages of a small local service, and show how
+demo: $(DEMO)/.made  ## A gateway, five services, many requests: what coro does, in seconds
 	@$(DEMO)/bin/python examples/demo.py
 
 test: lint suite  ## Lint, then the whole test suite
@@ -72,7 +72,7 @@ endef
 
 $(DEMO)/.made: pyproject.toml
 	$(make-venv)
-	@$(@D)/$(PIP) --editable '.[cli]'
+	@$(@D)/$(PIP) --editable .
 	@touch $@
 
 $(TEST)/.made: pyproject.toml

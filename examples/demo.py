@@ -1,39 +1,40 @@
-"""What coro does, shown on a small web site of its own: ``make demo``, or
+"""What coro does, told with a gateway: ``make demo``, or
 
     python examples/demo.py
 
-It starts ``demo_service.py`` in a process of its own, fetches all its pages side by side, looks at
-one fetch station by station, and shows three ways in which a fetch fails. It takes seconds, and
-leaves nothing behind.
+It starts ``demo_service.py``, five services in a process of their own, and puts ``gateway.py``
+before them, on the loop of this very program, which is also the gateway's client. Then it looks at
+one request, at many, and at requests that fail. It takes seconds, needs no network, and leaves
+nothing behind.
 """
 
 import argparse
 import contextlib
+import json
+import os
 import socket
 import statistics
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+from gateway import Service, gateway
+
 import coro
 from coro.gen import coroutine
-from coro.http import AsyncHTTPClient, HTTPError, HTTPResponse
+from coro.http import AsyncHTTPClient, HTTPError, HTTPServer
 
-try:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.table import Table
-except ModuleNotFoundError:
-    sys.exit("the demo needs rich: pip install 'coro-loop[cli]', or run: make demo")
-
-WORKERS = 50
+BUDGET = 0.2
+"""Seconds that the gateway waits for its services."""
+WORKERS = 25
+WIDTH = 40
+"""Columns of a chart."""
 PATIENCE = 10.0
-"""Seconds that the service may take to end."""
-
-console = Console(highlight=False)
+"""Seconds that the services may take to end."""
 
 STATIONS = {
     "queue": "a free slot? (max_clients)",
@@ -46,16 +47,34 @@ STATIONS = {
 }
 """The keys of ``response.time_info`` in their order, and what happens there; "body" is the rest."""
 
+COLOURS = sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
-# --- the service, in a process of its own --------------------------------------------------
+
+def tell(text: str = "") -> None:
+    """Print an explanation."""
+    print(textwrap.fill(text, 88, initial_indent="  ", subsequent_indent="  "), flush=True)
+
+
+def heading(text: str) -> None:
+    """Begin a part."""
+    print(f"\n\x1b[1;32m{text}\x1b[0m\n" if COLOURS else f"\n{text}\n", flush=True)
+
+
+def bar(begin: float, end: float, whole: float) -> str:
+    """Draw what lasted from ``begin`` to ``end`` on an axis that is ``whole`` long."""
+    left, right = (min(WIDTH, round(at / whole * WIDTH)) for at in (begin, end))
+    drawn = "█" * (right - left) if right > left else "▏" if end > begin else ""
+    return (" " * min(left, WIDTH - 1) + drawn).ljust(WIDTH)
+
+
+# --- the services, in a process of their own -----------------------------------------------
 
 
 @contextlib.contextmanager
-def service(pages: int) -> Iterator[str]:
-    """Run the web site for the length of the block; gives its address."""
-    command = [sys.executable, str(Path(__file__).with_name("demo_service.py"))]
+def services() -> Iterator[dict[str, str]]:
+    """Run the services for the length of the block; gives their URLs by name."""
     with subprocess.Popen(
-        [*command, "--pages", str(pages)],
+        [sys.executable, str(Path(__file__).with_name("demo_service.py"))],
         stdin=subprocess.PIPE,  # it ends when this closes, so it cannot outlive the demo
         stdout=subprocess.PIPE,
         text=True,
@@ -64,10 +83,10 @@ def service(pages: int) -> Iterator[str]:
         try:
             assert process.stdin is not None
             assert process.stdout is not None
-            port = process.stdout.readline().strip()
-            if not port:
-                sys.exit("the web site did not start")
-            yield f"http://127.0.0.1:{port}"
+            where = process.stdout.readline()
+            if not where:
+                sys.exit("the services did not start")
+            yield json.loads(where)
             process.stdin.close()
             process.wait(PATIENCE)
         finally:
@@ -82,108 +101,143 @@ def refusing_port() -> Iterator[int]:
         yield bound.getsockname()[1]
 
 
-# --- many pages side by side ---------------------------------------------------------------
+# --- one request, and the breaker ----------------------------------------------------------
 
 
 @coroutine
-def worker(
-    client: AsyncHTTPClient, urls: Iterator[str], responses: list[HTTPResponse], bar: Progress
-) -> Generator[Any, Any, None]:
-    """Fetch URL after URL. At each ``yield`` this worker waits, and the others run."""
-    for url in urls:
+def show_one(client: AsyncHTTPClient, url: str) -> Generator[Any, Any, None]:
+    """Ask the gateway once, and draw what it did meanwhile."""
+    response = yield client.fetch(url)
+    answers = json.loads(response.body)["services"]
+    whole = max(BUDGET, response.request_time)
+    for name, answer in answers.items():
+        seconds = answer["seconds"]
+        said = json.dumps(answer["said"]) if "said" in answer else answer["error"]
+        print(f"  {name:>9} {seconds * 1e3:4.0f} ms  {bar(0.0, seconds, whole)}  {said}")
+    one_by_one = sum(answer["seconds"] for answer in answers.values())
+    good = sum("said" in answer for answer in answers.values())
+    print()
+    tell(
+        f"The gateway answered after {response.request_time * 1e3:.0f} ms, when its time budget of"
+        f" {BUDGET * 1e3:.0f} ms was used up, with what {good} of {len(answers)} services had said."
+        f" They were asked side by side: one after the other, it would have taken"
+        f" {one_by_one * 1e3:.0f} ms."
+    )
+
+
+@coroutine
+def show_breaker(client: AsyncHTTPClient, url: str, times: int) -> Generator[Any, Any, float]:
+    """Ask until the gateway leaves alone what fails; return how long it took then."""
+    seconds = 0.0
+    for number in range(2, times + 2):
         response = yield client.fetch(url)
-        responses.append(response)
-        bar.advance(bar.task_ids[0])
+        seconds = response.request_time
+        told = json.loads(response.body)
+        errors = {name: told["services"][name]["error"] for name in told["missing"]}
+        alone = sorted(name for name, error in errors.items() if "left alone" in error)
+        remark = f"left alone: {', '.join(alone)}" if alone else f"waited for {', '.join(errors)}"
+        print(f"  request {number} {seconds * 1e3:4.0f} ms  {bar(0.0, seconds, BUDGET)}  {remark}")
+    print()
+    tell(
+        "A service that failed five times in a row is not asked for a while: a circuit breaker."
+        f" Nobody waits for it any longer, and the answer comes after {seconds * 1e3:.0f} ms."
+    )
+    return seconds
+
+
+# --- many requests -------------------------------------------------------------------------
 
 
 @coroutine
-def fetch_all(site: str, pages: int) -> Generator[Any, Any, None]:
-    """Fetch every page; tell how it went."""
-    urls = iter([f"{site}/", *(f"{site}/pages/{n}" for n in range(1, pages + 1))])
-    client = AsyncHTTPClient(force_instance=True, max_clients=WORKERS)
-    responses: list[HTTPResponse] = []
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("pages"))
-    with Progress(*columns, console=console) as bar:
-        bar.add_task("", total=pages + 1)
-        started = time.perf_counter()
-        yield [worker(client, urls, responses, bar) for _ in range(WORKERS)]
-        seconds = time.perf_counter() - started
-    latencies = [response.request_time * 1e3 for response in responses if response.request_time]
-    cuts = statistics.quantiles(latencies, n=100)
-    table = Table(show_header=False, box=None, padding=(0, 2))
-    table.add_column(style="bold", justify="right")
+def worker(client: AsyncHTTPClient, urls: Iterator[str]) -> Generator[Any, Any, list[Any]]:
+    """Fetch URL after URL. At each ``yield`` this worker waits, and the others run."""
+    responses = []
+    for url in urls:
+        responses.append((yield client.fetch(url)))
+    return responses
+
+
+@coroutine
+def show_many(
+    client: AsyncHTTPClient, upstream: AsyncHTTPClient, url: str, count: int
+) -> Generator[Any, Any, str]:
+    """Ask many times, some at a time; return a line of figures."""
+    opened = upstream.statistics()["opened"]
+    urls = iter([url] * count)
+    started = time.perf_counter()
+    found = yield [worker(client, urls) for _ in range(WORKERS)]
+    seconds = time.perf_counter() - started
+    responses = [response for some in found for response in some]
+    cuts = statistics.quantiles([one.request_time * 1e3 for one in responses], n=100)
+    asked = sum(
+        answer["seconds"] > 0
+        for one in responses
+        for answer in json.loads(one.body)["services"].values()
+    )
+    opened = upstream.statistics()["opened"] - opened
     for value, meaning in (
-        (f"{len(responses)}", "pages"),
-        (f"{sum(len(response.body) for response in responses):,}", "bytes"),
+        (f"{count}", "requests to the gateway"),
+        (f"{asked:,}", "requests of the gateway to its services"),
+        (f"{opened}", "connections opened for them; all others went over one that was kept"),
         (f"{seconds * 1e3:.0f} ms", "in all"),
-        (f"{len(responses) / seconds:,.0f}", "requests/s"),
-        (f"{cuts[49]:.1f} ms", "latency, p50: half of the pages took less"),
+        (f"{(count + asked) / seconds:,.0f}", "requests/s, both kinds, in one thread"),
+        (f"{cuts[49]:.1f} ms", "latency, p50: half of the answers took less"),
         (f"{cuts[98]:.1f} ms", "latency, p99: 99 of 100 took less"),
-        (f"{client.statistics()['opened']}", "connections opened, and used again and again"),
     ):
-        table.add_row(value, meaning)
-    console.print(table)
-    client.close()
+        print(f"  {value:>10}  {meaning}")
+    return (
+        f"{count + asked:,} requests in {seconds * 1e3:.0f} ms, for which {opened} connections"
+        " were opened"
+    )
 
 
-# --- one fetch, station by station ---------------------------------------------------------
+# --- one request, station by station -------------------------------------------------------
 
 
 @coroutine
-def show_one(site: str) -> Generator[Any, Any, None]:
-    """Fetch one page twice: over a new connection, and over the one that was kept."""
+def show_stations(url: str) -> Generator[Any, Any, None]:
+    """Ask a service twice: over a new connection, and over the one that was kept."""
     client = AsyncHTTPClient(force_instance=True)
-    url = f"{site}/pages/1"
     for title in ("over a new connection", "again: the connection was kept"):
         response = yield client.fetch(url)
-        console.print(f"[bold]{url}[/], {title}", soft_wrap=True)
-        console.print(draw(response.time_info))
-        console.print()
+        print(f"  {url}, {title}")
+        draw(response.time_info)
+        print()
     client.close()
 
 
-def draw(time_info: dict[str, float], width: int = 28) -> Table:
+def draw(time_info: dict[str, float]) -> None:
     """Draw the stations of a fetch as bars on one time axis."""
     times = dict(time_info)
     total = times.pop("total")
     times["body"] = max(0.0, total - sum(times.values()))
-    table = Table(box=None, show_header=False, padding=(0, 1))
-    table.add_column(style="bold")
-    table.add_column(justify="right", no_wrap=True)
-    table.add_column(style="cyan", no_wrap=True)
-    table.add_column(style="dim")
     passed = 0.0
     for station, seconds in times.items():
         begin, passed = passed, passed + seconds
-        left, right = round(begin / total * width), round(passed / total * width)
-        bar = " " * left + "█" * (right - left)
-        if seconds and left == right:
-            bar = " " * min(left, width - 1) + "▏"
         amount = f"{seconds * 1e3:.2f} ms" if seconds else "-"
-        table.add_row(station, amount, bar.ljust(width), STATIONS[station])
-    table.add_row("total", f"{total * 1e3:.2f} ms", "", "")
-    return table
+        print(f"  {station:>10} {amount:>9}  {bar(begin, passed, total)}  {STATIONS[station]}")
+    print(f"  {'total':>10} {total * 1e3:6.2f} ms", flush=True)
 
 
 # --- what can go wrong ---------------------------------------------------------------------
 
 
 @coroutine
-def show_failures(site: str, port: int) -> Generator[Any, Any, None]:
+def show_failures(where: dict[str, str], port: int) -> Generator[Any, Any, None]:
     """Fetch what cannot be fetched, and print what the caller's ``except`` gets."""
     client = AsyncHTTPClient(force_instance=True)
     fetches: list[tuple[str, str, dict[str, Any]]] = [
         ("nobody listens there", f"http://127.0.0.1:{port}/", {}),
-        ("it never answers", f"{site}/slow", {"request_timeout": 0.5}),
-        ("no such page", f"{site}/pages/none", {}),
+        ("it does not answer in time", where["shipping"], {"request_timeout": 0.3}),
+        ("no such page", f"{where['prices']}none", {}),
     ]
     for title, url, limits in fetches:
         try:
             yield client.fetch(url, **limits)
         except HTTPError as error:
             options = "".join(f", {name}={value}" for name, value in limits.items())
-            console.print(f'  yield fetch("{url}"{options})    [dim]# {title}[/]', soft_wrap=True)
-            console.print(f"  [red]{type(error).__name__}: {error}[/]\n", soft_wrap=True)
+            print(f'  yield fetch("{url}"{options})    # {title}')
+            print(f"  {type(error).__name__}: {error}\n", flush=True)
     client.close()
 
 
@@ -191,29 +245,50 @@ def show_failures(site: str, port: int) -> Generator[Any, Any, None]:
 
 
 @coroutine
-def main(site: str, pages: int, port: int) -> Generator[Any, Any, None]:
-    """Show everything, one after the other."""
-    heading(f"1. {pages + 1} pages from {site}/, {WORKERS} at a time")
-    yield fetch_all(site, pages)
-    heading("2. One fetch, station by station (response.time_info)")
-    yield show_one(site)
-    heading("3. Three failures, as your program sees them")
-    yield show_failures(site, port)
+def main(where: dict[str, str], requests: int, port: int) -> Generator[Any, Any, str]:
+    """Show everything, one after the other; return the figures to remember."""
+    upstream = AsyncHTTPClient(force_instance=True, max_clients=1000)
+    behind = [Service(name, url, upstream) for name, url in where.items()]
+    server = HTTPServer(gateway(behind, BUDGET))
+    server.listen(0, "127.0.0.1")
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    client = AsyncHTTPClient(force_instance=True, max_clients=WORKERS)
 
+    heading(f"1. One request to {url}: a gateway that asks {len(where)} services")
+    yield show_one(client, url)
+    heading("2. The same again: two of them never answer well")
+    alone = yield show_breaker(client, url, 6)
+    heading(f"3. {requests} requests, {WORKERS} at a time")
+    figures = yield show_many(client, upstream, url, requests)
+    heading("4. One fetch, station by station (response.time_info)")
+    yield show_stations(where["prices"])
+    heading("5. Three failures, as your program sees them")
+    yield show_failures(where, port)
 
-def heading(text: str) -> None:
-    """Begin a part."""
-    console.print(f"\n[bold green]{text}[/]\n", soft_wrap=True)
+    client.close()
+    yield server.shutdown(PATIENCE)
+    upstream.close()
+    return (
+        f"{figures}. A slow service and a failing one cost the first answers the whole budget of"
+        f" {BUDGET * 1e3:.0f} ms; then they were left alone, and an answer took"
+        f" {alone * 1e3:.0f} ms."
+    )
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="See coro at work.")
-    parser.add_argument("--pages", type=int, default=600, help="how many (default 600)")
+    parser.add_argument("--requests", type=int, default=400, help="how many (default 400)")
     arguments = parser.parse_args()
     try:
-        with service(arguments.pages) as address, refusing_port() as nobodys_port:
-            coro.run(main, address, arguments.pages, nobodys_port)
+        with services() as addresses, refusing_port() as nobodys_port:
+            summary = coro.run(main, addresses, max(2, arguments.requests), nobodys_port)
     except KeyboardInterrupt:
         sys.exit(130)
-    console.print("The web site has ended too. Next: examples/tiny_coro.py shows how it works,")
-    console.print("examples/fetch_many.py is where your program begins.")
+    heading("In short")
+    tell(summary)
+    print()
+    tell("Gateway and services have ended too, and nothing is left behind.")
+    tell(
+        "Next: examples/tiny_coro.py shows how it works, examples/gateway.py is the gateway,"
+        " examples/fetch_many.py is where your program begins."
+    )

@@ -1,146 +1,77 @@
-"""The small web site that ``make demo`` fetches: several hundred pages, in a process of its own.
+"""The services behind the gateway of ``make demo``, in a process of their own.
 
-    python examples/demo_service.py --pages 400
+    python examples/demo_service.py
 
-It prints the loopback port it listens on, and ends when its standard input closes (so also when its
-parent dies), or after ``--lifetime`` seconds. ``/`` links to the first pages, and each page to
-others; ``/slow`` never answers; any other path is a 404. HTTP/1.1 with kept connections, on asyncio
-alone: what coro is measured against must not be coro.
+It prints where each listens, as JSON, and ends when its standard input closes (so also when its
+parent dies), or after ``--lifetime`` seconds. Three answer, each after a time of its own; one is
+slow, and answers only after a minute; one fails.
 """
 
 import argparse
-import asyncio
 import contextlib
+import json
 import os
-import random
 import threading
+from collections.abc import Callable, Generator
+from typing import Any
 
-MAX_HEAD = 16384
-"""Bytes of a request; a longer one ends its connection."""
+from coro import IOLoop, coroutine, run, sleep
+from coro.errors import TimeoutError
+from coro.gen import timeout
+from coro.http import HTTPServer, HTTPServerRequest, Response
+from coro.locks import Event
 
-WORDS = "a task waits for a future while the loop is free to run all other tasks".split()
-
-
-def build_site(pages: int) -> dict[str, bytes]:
-    """Return the paths with their bodies: every page can be reached from ``/``."""
-    return {
-        "/": page("coro's demo", [link(n) for n in (1, 2) if n <= pages], words=20),
-        **{
-            link(n): page(
-                f"Page {n}",
-                [link(child) for child in (2 * n + 1, 2 * n + 2) if child <= pages],
-                words=random.Random(n).randrange(20, 4000),
-            )
-            for n in range(1, pages + 1)
-        },
-    }
+SERVICES: dict[str, tuple[float, Any]] = {
+    "prices": (0.004, {"apple": 3, "pear": 4}),
+    "stock": (0.008, {"apple": 120, "pear": 0}),
+    "reviews": (0.016, {"apple": "crisp", "pear": "juicy"}),
+    "shipping": (60.0, {"days": 2}),
+    "offers": (0.002, None),
+}
+"""By name: after how many seconds they answer, and what; None: they fail."""
 
 
-def link(number: int) -> str:
-    return f"/pages/{number}"
+def service(seconds: float, answer: Any) -> Callable[[HTTPServerRequest], Any]:
+    """Return the handler of a service."""
+
+    @coroutine
+    def handle(request: HTTPServerRequest) -> Generator[Any, Any, Response]:
+        if request.path != "/":
+            return Response("no such page\n", 404)
+        yield sleep(seconds)
+        return Response.json(answer) if answer is not None else Response("out of order\n", 503)
+
+    return handle
 
 
-def page(title: str, links: list[str], words: int) -> bytes:
-    """Return a page of about ``words`` words."""
-    anchors = "\n".join(f'<li><a href="{target}">{target}</a></li>' for target in links)
-    text = " ".join(WORDS[n % len(WORDS)] for n in range(words))
-    return (
-        f"<!doctype html>\n<title>{title}</title>\n<h1>{title}</h1>\n"
-        f"<ul>\n{anchors}\n</ul>\n<p>{text}</p>\n"
-    ).encode()
-
-
-def response(status: str, body: bytes) -> tuple[bytes, bytes]:
-    """Return head and body as they go over the wire."""
-    head = (
-        f"HTTP/1.1 {status}\r\nContent-Type: text/html; charset=utf-8\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode(), body
-
-
-class Connection(asyncio.Protocol):
-    """Answers the requests of one connection in their order."""
-
-    NOT_FOUND = response("404 Not Found", b"<h1>No such page</h1>\n")
-    NOT_ALLOWED = response("405 Method Not Allowed", b"<h1>GET or HEAD, please</h1>\n")
-
-    def __init__(
-        self, answers: dict[bytes, tuple[bytes, bytes]], standing: set[asyncio.Transport]
-    ) -> None:
-        self.answers = answers
-        self.standing = standing
-        self.received = b""
-        self.transport: asyncio.Transport
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        self.standing.add(transport)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.standing.discard(self.transport)
-
-    def data_received(self, data: bytes) -> None:
-        *heads, self.received = (self.received + data).split(b"\r\n\r\n")
-        for head in heads:
-            self.answer(head)
-        if len(self.received) > MAX_HEAD:
-            self.transport.close()
-
-    def answer(self, head: bytes) -> None:
-        line, _, fields = head.partition(b"\r\n")
-        method, _, rest = line.partition(b" ")
-        path = rest.partition(b" ")[0].partition(b"?")[0]
-        if path == b"/slow":
-            return
-        answer, body = self.answers.get(path, self.NOT_FOUND)
-        if method == b"GET":
-            self.transport.write(answer + body)
-        elif method == b"HEAD":
-            self.transport.write(answer)
-        else:
-            self.transport.write(b"".join(self.NOT_ALLOWED))
-        if b"connection: close" in fields.lower():
-            self.transport.close()
-
-
-async def serve(site: dict[str, bytes], lifetime: float) -> None:
-    """Serve a site until standard input closes, ``lifetime`` seconds at most."""
-    loop = asyncio.get_running_loop()
-    answers = {path.encode(): response("200 OK", body) for path, body in site.items()}
-    orphaned = asyncio.Event()
+@coroutine
+def serve(lifetime: float) -> Generator[Any, Any, None]:
+    """Serve until standard input closes, ``lifetime`` seconds at most."""
+    servers = {name: HTTPServer(service(*kind)) for name, kind in SERVICES.items()}
+    for server in servers.values():
+        server.listen(0, "127.0.0.1")
+    orphaned, loop = Event(), IOLoop.current()
 
     def watch_stdin() -> None:
         while os.read(0, 1024):
             pass
         with contextlib.suppress(RuntimeError):  # the loop's time was over just before
-            loop.call_soon_threadsafe(orphaned.set)
+            loop.add_callback(orphaned.set)
 
-    standing: set[asyncio.Transport] = set()
-    server = await loop.create_server(
-        lambda: Connection(answers, standing), "127.0.0.1", 0, backlog=1024
-    )
-    print(server.sockets[0].getsockname()[1], flush=True)
     threading.Thread(target=watch_stdin, daemon=True).start()
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(lifetime):
-            await orphaned.wait()
-    server.close()
-    for transport in list(standing):
-        transport.abort()
-    await asyncio.sleep(0)  # the turn in which they close
-
-
-def main() -> None:
-    """Read the arguments and serve."""
-    parser = argparse.ArgumentParser(description="The web site that `make demo` fetches.")
-    parser.add_argument("--pages", type=int, default=400, help="how many (default 400)")
-    parser.add_argument("--lifetime", type=float, default=300, help="seconds (default 300)")
-    arguments = parser.parse_args()
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(serve(build_site(arguments.pages), arguments.lifetime))
+    ports = {name: server.sockets[0].getsockname()[1] for name, server in servers.items()}
+    print(
+        json.dumps({name: f"http://127.0.0.1:{port}/" for name, port in ports.items()}), flush=True
+    )
+    with contextlib.suppress(TimeoutError), timeout(lifetime):
+        yield orphaned.wait()
+    for server in servers.values():
+        server.stop()
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description="The services behind `make demo`.")
+    parser.add_argument("--lifetime", type=float, default=300, help="seconds (default 300)")
+    arguments = parser.parse_args()
+    with contextlib.suppress(KeyboardInterrupt):
+        run(serve, arguments.lifetime)

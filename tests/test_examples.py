@@ -93,8 +93,8 @@ class TestTinyCoro:
 
 class TestDemoService:
     @contextmanager
-    def service(self, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
-        """Run the service; gives its process and port."""
+    def service(self, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
+        """Run the services; gives their process, and their addresses by name."""
         process = subprocess.Popen(
             command("demo_service.py", *arguments),
             stdin=subprocess.PIPE,
@@ -105,97 +105,90 @@ class TestDemoService:
         assert process.stdout is not None
         with process:
             try:
-                yield process, int(process.stdout.readline())
+                yield process, json.loads(process.stdout.readline())
                 _, complaints = process.communicate(timeout=LIMIT)  # closes its standard input
                 assert (process.returncode, complaints) == (0, "")
             finally:
                 process.kill()
 
-    @pytest.fixture
-    def connection(self) -> Iterator[http.client.HTTPConnection]:
-        with self.service("--pages", "30") as (_, port):
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LIMIT)
-            yield connection
-            connection.close()
+    def test_three_answer_and_one_fails(self) -> None:
+        with self.service() as (_, where):
+            told = {name: get(where[name]) for name in ("prices", "stock", "reviews", "offers")}
+            assert [status for status, _ in told.values()] == [200, 200, 200, 503]
+            assert json.loads(told["prices"][1]) == {"apple": 3, "pear": 4}
+            assert get(where["prices"], "/nothing-here")[0] == 404
 
-    def get(self, connection: http.client.HTTPConnection, path: str) -> tuple[int, bytes]:
-        connection.request("GET", path)
-        response = connection.getresponse()
-        return response.status, response.read()
-
-    def test_the_links_lead_to_every_page(self, connection: http.client.HTTPConnection) -> None:
-        to_visit, sizes = ["/"], {}
-        while to_visit:
-            path = to_visit.pop()
-            status, body = self.get(connection, path)
-            assert status == 200
-            sizes[path] = len(body)
-            links = re.findall(r'href="([^"]+)"', body.decode())
-            to_visit += {link for link in links if link not in sizes and link not in to_visit}
-        assert len(sizes) == 31
-        assert len(set(sizes.values())) > 20
-
-    def test_head_404_405_and_the_same_connection(
-        self, connection: http.client.HTTPConnection
-    ) -> None:
-        assert self.get(connection, "/nothing-here")[0] == 404
-        sock = connection.sock
-        connection.request("HEAD", "/pages/1")
-        response = connection.getresponse()
-        assert int(response.headers["Content-Length"]) > 0
-        assert response.read() == b""
-        connection.request("DELETE", "/pages/1")
-        response = connection.getresponse()
-        response.read()
-        assert response.status == 405
-        assert connection.sock is sock
-
-    def test_pipelined_and_in_pieces(self, connection: http.client.HTTPConnection) -> None:
-        with socket.create_connection(("127.0.0.1", connection.port), timeout=LIMIT) as sock:
-            sock.sendall(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\nGET /b HTTP/1.1\r\nHo")
-            sock.sendall(b"st: x\r\nConnection: close\r\n\r\n")
-            received = b"".join(iter(lambda: sock.recv(65536), b""))
-        assert received.count(b"HTTP/1.1 404 Not Found") == 2
-
-    def test_the_slow_page_never_answers(self, connection: http.client.HTTPConnection) -> None:
-        connection.timeout = 0.05
-        with pytest.raises(TimeoutError):
-            self.get(connection, "/slow")
-
-    def test_it_ends_with_its_standard_input_whoever_is_connected(self) -> None:
-        with socket.socket() as sock, self.service() as (_, port):
-            sock.connect(("127.0.0.1", port))
-            sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
-            assert sock.recv(8) == b"HTTP/1.1"
+    def test_it_ends_with_its_standard_input_whoever_waits(self) -> None:
+        with socket.socket() as sock, self.service() as (_, where):
+            sock.connect(("127.0.0.1", int(where["shipping"].strip("/").rpartition(":")[2])))
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            sock.settimeout(0.05)
+            with pytest.raises(TimeoutError):
+                sock.recv(8)
 
     def test_it_ends_in_time_by_itself(self) -> None:
         with self.service("--lifetime", "0.1") as (process, _):
             assert process.wait(LIMIT) == 0
 
 
+@pytest.fixture(scope="module")
+def printed() -> str:
+    """What the demo prints."""
+    return run("demo.py", "--requests", "100")
+
+
 class TestDemo:
-    def test_it_shows_everything_and_leaves_nothing(self) -> None:
-        printed = run("demo.py", "--pages", "150")
+    def test_it_tells_its_story_and_leaves_nothing(self, printed: str) -> None:
         told = [
-            "151 pages from http://127.0.0.1:",
-            "151/151",
+            "One request to http://127.0.0.1:",
+            "prices",
+            '{"apple": 3, "pear": 4}',
+            "shipping",
+            "Timeout during request",
+            "offers",
+            "HTTP 503: Service Unavailable",
+            "had said",
+            "request 2",
+            "waited for offers, shipping",
+            "left alone: offers, shipping",
+            "a circuit breaker",
+            "100 requests, 25 at a time",
             "requests/s",
             "p50",
             "p99",
-            "connections opened",
             *("queue", "dns", "connect", "tls", "sent", "first_byte", "body", "total"),
             "HTTPConnectError: HTTP 599: ",
             "TimeoutError: Timeout during request",
             "HTTPError: HTTP 404: Not Found",
+            "In short",
+            "nothing is left behind",
         ]
         assert re.search(".*".join(map(re.escape, told)), printed, re.DOTALL), printed
-        port = re.search(r"from http://127.0.0.1:(\d+)", printed)
-        assert port is not None
-        assert refuses(int(port[1]))
+        ports = set(map(int, re.findall(r"http://127.0.0.1:(\d+)/", printed)))
+        assert len(ports) == 4
+        assert all(map(refuses, ports))
 
-    def test_stations_are_drawn_one_after_the_other(self) -> None:
-        printed = run("demo.py", "--pages", "2")
-        _, new, kept = printed.partition("2. One fetch")[2].split("/pages/1")
+    def test_its_figures_agree(self, printed: str) -> None:
+        figures = [
+            int(value.replace(",", ""))
+            for value in re.findall(r"^ +([\d,]+)  \w", printed, re.MULTILINE)
+        ]
+        to_gateway, upstream, opened, _ = figures
+        assert (to_gateway, upstream) == (100, 300)
+        assert 3 <= opened <= 75
+        short = " ".join(printed.partition("In short")[2].split())
+        assert re.match(rf"400 requests in \d+ ms, for which {opened} connections", short), short
+
+    def test_one_after_the_other_is_the_sum(self, printed: str) -> None:
+        first, _, rest = printed.partition("had said")
+        times = [int(ms) for ms in re.findall(r"^ +\w+ +(\d+) ms", first, re.MULTILINE)]
+        one_by_one = re.search(r"would\s+have\s+taken\s+(\d+) ms", rest)
+        assert one_by_one is not None
+        assert len(times) == 5
+        assert abs(sum(times) - int(one_by_one[1])) <= len(times)
+
+    def test_stations_are_drawn_one_after_the_other(self, printed: str) -> None:
+        _, new, kept = printed.partition("4. One fetch")[2].partition("5. Three")[0].split("http://")
         for picture, stations in ((new, 5), (kept, 3)):
             bars = re.findall(r"^ *\w+ +[\d.]+ ms ( *[▏█]+)", picture, re.MULTILINE)
             begins = [len(bar) - len(bar.lstrip()) for bar in bars]
@@ -203,18 +196,17 @@ class TestDemo:
             assert begins == sorted(begins), printed
 
     def test_ctrl_c_leaves_nothing(self) -> None:
-        with running("demo.py", "--pages", "150") as process:
+        with running("demo.py", "--requests", "100") as process:
             assert process.stdout is not None
-            port = None
-            while "Three failures" not in (line := process.stdout.readline()):
+            ports = []
+            while "request 2" not in (line := process.stdout.readline()):
                 assert line, "it ended early"
-                if found := re.search(r"from http://127.0.0.1:(\d+)", line):
-                    port = int(found[1])
-            process.send_signal(signal.SIGINT)  # while it waits for the page that never comes
+                ports += re.findall(r"http://127.0.0.1:(\d+)", line)
+            process.send_signal(signal.SIGINT)  # while the gateway waits for the slow one
             _, complaints = process.communicate(timeout=LIMIT)
             assert (process.returncode, complaints) == (130, "")
-        assert port is not None
-        assert refuses(port)
+        assert ports
+        assert all(refuses(int(port)) for port in ports)
 
 
 class TestFetchMany:
@@ -366,11 +358,11 @@ def answer_all(conn: socket.socket, body: bytes) -> None:
         conn.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
 
 
-def get(address: str) -> tuple[int, bytes]:
+def get(address: str, path: str = "/") -> tuple[int, bytes]:
     place = address.removeprefix("http://").rstrip("/")
     connection = http.client.HTTPConnection(place, timeout=LIMIT)
     try:
-        connection.request("GET", "/")
+        connection.request("GET", path)
         response = connection.getresponse()
         return response.status, response.read()
     finally:

@@ -27,10 +27,12 @@ class Pieces:
     Attributes:
         opened: done with the response when its head has come; failed if the fetch has. None
             afterwards.
+        closed: nobody will read the rest; a fetch that has more to say ends in the next turn.
     """
 
     def __init__(self) -> None:
         self.opened: Future[HTTPResponse] | None = Future()
+        self.closed = False
         # The fetch, as long as it lasts.
         self.task: Any = None
         # What was handed over and not taken yet; who waits for more, and for it to be taken.
@@ -116,6 +118,7 @@ class Pieces:
 
     def close(self) -> None:
         """Nobody will read the rest."""
+        self.closed = True
         self._rest = b""
         self.closed = True
         if self.task is not None:

@@ -243,8 +243,10 @@ def test_nobody_wants_the_rest(
             with pytest.raises(StreamClosedError):
                 yield got.read()
         elif how == "with":
+            yield moment
             with got:
                 pass
+            del got  # at once: the fetch ends in the next turn only
         elif how == "cancel the read":
             reading = got.read()
             yield moment
