@@ -52,7 +52,15 @@ def _run_by_coro(main: Any, debug: bool = False) -> Any:
     return run_on(loop, lambda: main)
 
 
-@pytest.fixture(params=[_run_by_asyncio, _run_by_coro])
+def _run_face_by_asyncio(main: Any, debug: bool = False) -> Any:
+    def face() -> Any:
+        return IOLoop(make_current=False).asyncio_loop
+
+    with asyncio.Runner(loop_factory=face, debug=debug) as runner:
+        return runner.run(main)
+
+
+@pytest.fixture(params=[_run_by_asyncio, _run_by_coro, _run_face_by_asyncio])
 def run(request: pytest.FixtureRequest) -> Iterator[Run]:
     """``run(main())``: on a loop of coro's, which gives everything back."""
     before = count_fds()
