@@ -43,6 +43,8 @@ __all__ = [
     "TimeoutError",
     "TotalTimeoutError",
     "UnsatisfiableReadError",
+    "WebSocketClosedError",
+    "WebSocketError",
     "WriteTimeoutError",
     "WrongLoopError",
     "WrongThreadError",
@@ -333,3 +335,29 @@ class BodyTooLargeError(RequestError):
     """The response is larger than a limit allows."""
 
     phase = "body"
+
+
+# --- WebSocket -----------------------------------------------------------------------------
+
+
+class WebSocketError(Exception):
+    """Something went wrong with a WebSocket."""
+
+
+class WebSocketClosedError(WebSocketError, StreamClosedError):
+    """The WebSocket is closed, or closing.
+
+    Attributes:
+        code: as the connection's ``close_code``; None: this side has begun to close.
+        reason: the text that came with it.
+    """
+
+    def __init__(self, code: int | None = None, reason: str | None = None) -> None:
+        super().__init__()
+        self.code = code
+        self.reason = reason
+
+    def __str__(self) -> str:
+        if self.code is None:
+            return "this side is closing the WebSocket"
+        return f"the WebSocket is closed: {self.code} {self.reason or ''}".rstrip()

@@ -1,7 +1,7 @@
 """``connect``: resolver, connector, stream and TLS together; ``TCPClient``: its older name.
 
 A connect is one task, whatever it goes through; beside it there are only the look-ups. What the
-caller gets is not that task but ``_Connection``, a future that follows it: if the caller is
+caller gets is not that task but a ``Handover``, a future that follows it: if the caller is
 cancelled when the stream stands but has not reached him, nobody else knows of the stream, and the
 future closes it.
 """
@@ -11,10 +11,10 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, Self, TypeVar
 
 from coro.connector import ATTEMPT_DELAY, Address, connect_first
 from coro.errors import (
@@ -45,6 +45,7 @@ from coro.tls import TLSOptions, context_for
 
 __all__ = [
     "ConnectProgress",
+    "Handover",
     "Seconds",
     "TCPClient",
     "TCPServer",
@@ -178,7 +179,7 @@ def connect(
         half_open=half_open,
         progress=_Progress() if progress is None else progress,
     )
-    return _Connection(plan)
+    return Handover(lambda handover: _connect(plan, handover))
 
 
 def timeout_message(phase: str, host: str, port: int) -> str:
@@ -194,29 +195,37 @@ def _timeout_message(phase: str, host: str | None, place: str) -> str:
     return f"Timeout while connecting to {place}"
 
 
-class _Connection(Future[IOStream]):
-    """What ``connect`` returns: ends as its task does, and closes a stream that nobody takes."""
+_T = TypeVar("_T")
+
+
+class Handover(Future[_T]):
+    """What ``connect`` returns: ends as its task does, and closes a stream that nobody takes.
+
+    Arguments:
+        begin: starts the task, which calls ``arrive`` with the stream, or whatever else is opened
+            and has a ``close``.
+    """
 
     __slots__ = ("_claims", "_task")
 
     _passes_cancel = True
 
-    # How many wait for the stream and have not turned out to be cancelled.
+    # How many wait for what arrives and have not turned out to be cancelled.
     _claims: int
     # Until it has ended.
     _task: Task[None] | None
 
-    def __init__(self, plan: _Plan) -> None:
+    def __init__(self, begin: Callable[[Self], Task[None]]) -> None:
         super().__init__(loop=IOLoop.current())
         self._claims = 0
-        task = self._task = _connect(plan, self)
+        task = self._task = begin(self)
         task.set_name("connect")
         if task.done():
             self._give_up(task)
         else:
             task._call_when_done(self._give_up)
 
-    def _arrive(self, stream: IOStream) -> None:
+    def arrive(self, stream: _T) -> None:
         """Take the stream; in the task's last step, so that who waits goes on in the next turn."""
         self._task = None
         self._claims = (self._waiter is not None) + len(self._callbacks or ())
@@ -250,7 +259,8 @@ class _Connection(Future[IOStream]):
     def _unclaimed(self) -> None:
         self._claims -= 1
         if self._claims <= 0 and self._state == DONE:
-            stream, self._value = self._value, None
+            stream: Any = self._value
+            self._value = None
             self._state = CANCELLED
             stream.close()
 
@@ -259,13 +269,13 @@ class _Connection(Future[IOStream]):
 
 
 @coroutine
-def _connect(plan: _Plan, connection: _Connection) -> Generator[Any, Any, None]:
+def _connect(plan: _Plan, handover: Handover[IOStream]) -> Generator[Any, Any, None]:
     try:
         stream = yield from plan.run()
-        connection._arrive(stream)
+        handover.arrive(stream)
     finally:
         # This frame stands in the traceback of an error that the future holds.
-        del connection
+        del handover
 
 
 @dataclass

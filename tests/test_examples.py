@@ -188,7 +188,9 @@ class TestDemo:
         assert abs(sum(times) - int(one_by_one[1])) <= len(times)
 
     def test_stations_are_drawn_one_after_the_other(self, printed: str) -> None:
-        _, new, kept = printed.partition("4. One fetch")[2].partition("5. Three")[0].split("http://")
+        _, new, kept = (
+            printed.partition("4. One fetch")[2].partition("5. Three")[0].split("http://")
+        )
         for picture, stations in ((new, 5), (kept, 3)):
             bars = re.findall(r"^ *\w+ +[\d.]+ ms ( *[▏█]+)", picture, re.MULTILINE)
             begins = [len(bar) - len(bar.lstrip()) for bar in bars]

@@ -15,6 +15,7 @@ rooms below raise; that remains its ``__cause__``.
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import ssl
 import time
@@ -50,6 +51,7 @@ from coro.http.auth import DigestMemory
 from coro.http.codec import MAX_HEADER_BYTES, ResponseDecoder, ResponseHead
 from coro.http.compression import decoder_for
 from coro.http.connection import HTTPConnection, Progress, Sink
+from coro.http.headers import HTTPHeaders
 from coro.http.hop import Hop, hop_for
 from coro.http.messages import HTTPRequest, HTTPResponse
 from coro.http.outgoing import (
@@ -284,6 +286,31 @@ class AsyncHTTPClient:
             response.rethrow()
         return response
 
+    def switch_protocols(
+        self, request: HTTPRequest, url: str, fields: HTTPHeaders
+    ) -> Generator[Any, Any, tuple[HTTPResponse, IOStream | None]]:
+        """Send a request that asks for another protocol (RFC 9110 section 7.8).
+
+        Arguments:
+            request: the request.
+            url: where to send it, instead of its own URL.
+            fields: what asks for the protocol; added to the request's own.
+        Returns:
+            The response; and the stream, which is the caller's from now on, if the server has
+            switched.
+        Raises:
+            RequestError: there was no response.
+        """
+        self._check_loop()
+        request = copy.copy(request)
+        request.url = url
+        request.headers = headers = request.headers.copy()
+        headers.update(fields)
+        way = _Fetch(self, request, True)
+        way.switches = True
+        response = yield from way.run()
+        return response, way.switched
+
     def _open_stream(self, way: _Fetch, raise_error: bool) -> Generator[Any, Any, HTTPResponse]:
         """Fetch in a task of its own; return the response as soon as its head has come."""
         pieces = way.pieces = Pieces()
@@ -333,6 +360,8 @@ class _Fetch:
         "receiver",
         "request",
         "started",
+        "switched",
+        "switches",
         "url",
     )
 
@@ -362,6 +391,9 @@ class _Fetch:
         # an error, whose body is collected.
         self.pieces: Pieces | None = None
         self.raises = True
+        # Whether another protocol is asked for, and the stream that speaks it.
+        self.switches = False
+        self.switched: IOStream | None = None
 
     # What errors tell of the exchange that failed; set when it does.
     details: dict[str, Any]
@@ -476,7 +508,9 @@ class _Fetch:
                         request.on_informational,
                     )
                     response = self._response(decoder, url)
-                    if client._closed or out.close or not connection.reusable():
+                    if self.switches and decoder.upgraded:
+                        self.switched = connection.detach()
+                    elif client._closed or out.close or not connection.reusable():
                         connection.close()
                     else:
                         pool.put(connection, progress.ended)

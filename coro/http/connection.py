@@ -170,6 +170,16 @@ class HTTPConnection:
         self._disarm()
         self.stream.close()
 
+    def detach(self) -> IOStream:
+        """Leave HTTP after a 101: return the stream, with the first bytes of what follows."""
+        self._disarm()
+        self.on_close = None
+        stream = self.stream
+        stream.set_close_callback(None)
+        surplus, self.decoder.surplus = self.decoder.surplus, b""
+        stream.unread(surplus)
+        return stream
+
     def _closed(self) -> None:
         self._disarm()
         on_close, self.on_close = self.on_close, None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from http.cookies import CookieError, SimpleCookie
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
@@ -36,6 +36,7 @@ class _Connection(Protocol):
     def disconnected(self, request: Any) -> Future[None]: ...
     def take_over(self, request: Any, status: int, headers: Any) -> Any: ...
     def client_of(self, request: Any) -> tuple[str, str]: ...
+    def call_on_stop(self, callback: Any) -> None: ...
     def trailers(self) -> HTTPHeaders: ...
 
 
@@ -241,6 +242,13 @@ class HTTPServerRequest:
         A client that only closes its sending side still gets its response.
         """
         return self.connection.disconnected(self)
+
+    def call_on_stop(self, callback: Callable[[], Any] | None) -> None:
+        """Have ``callback()`` called when the server begins to stop, or at once if it has.
+
+        For what would otherwise go on for ever, and hold up the stop. None: nothing any more.
+        """
+        self.connection.call_on_stop(callback)
 
     def upgrade(self, status: int = 101, headers: Any = None) -> Any:
         """Answer, and leave HTTP: return the stream, which is the handler's from now on.

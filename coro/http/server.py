@@ -31,7 +31,7 @@ from coro.errors import (
     format_address,
 )
 from coro.future import Future
-from coro.gen import coroutine, shield, timeout
+from coro.gen import Timeout, coroutine, shield, timeout
 from coro.http.encode import encode_chunk, encode_last_chunk
 from coro.http.framing import MAX_HEADER_BYTES, MAX_HEADERS, parse_length
 from coro.http.headers import HTTPHeaders, InvalidHeaderError
@@ -208,7 +208,9 @@ class ServerConnection:
         "_deadline",
         "_decoder",
         "_expired",
+        "_handling",
         "_local",
+        "_on_stop",
         "_owes_continue",
         "_phase",
         "_reading",
@@ -244,6 +246,9 @@ class ServerConnection:
         self._writer: ResponseWriter | None = None
         self._watcher: Future[None] | None = None
         self._answered = 0
+        # The time limit of the handler, if it has one; what to call when the server stops.
+        self._handling: Timeout | None = None
+        self._on_stop: Callable[[], Any] | None = None
 
     def __repr__(self) -> str:
         return f"<ServerConnection {_PHASE_NAMES[self._phase]} {self.stream!r}>"
@@ -331,6 +336,14 @@ class ServerConnection:
         """The server stops: wait for a request for a moment only."""
         if self._phase == _IDLE:
             self._limit(self._patience())
+        elif self._on_stop is not None:
+            self._on_stop()
+
+    def call_on_stop(self, callback: Callable[[], Any] | None) -> None:
+        """Call this when the server begins to stop; soon, if it has."""
+        self._on_stop = callback
+        if callback is not None and self.server._stopping:
+            self.stream.io_loop.add_callback(callback)
 
     # --- receiving -------------------------------------------------------------------------
 
@@ -454,11 +467,11 @@ class ServerConnection:
     def _follow(self, result: Any) -> Generator[Any, Any, Any]:
         """Wait for a handler; return its response."""
         limit = self.server.handler_timeout
-        if limit is None:
+        if limit is None or self._phase == _LEFT:
             if result is not None:
                 result = yield result
         elif result is not None:
-            block = timeout(limit)
+            block = self._handling = timeout(limit)
             try:
                 with block:
                     result = yield result
@@ -467,6 +480,8 @@ class ServerConnection:
                     raise
                 _app_log.warning("%r: the handler took more than %g s", self, limit)
                 result = self._plain(503)
+            finally:
+                self._handling = None
         if result is not None and not isinstance(result, Response):
             raise TypeError(f"a handler returns a Response or None, not {result!r:.100}")
         if result is None and self._writer is None and self._phase != _LEFT:
@@ -628,6 +643,9 @@ class ServerConnection:
         self._phase = _LEFT
         self._deadline = None
         self._disarm()
+        if self._handling is not None:
+            # From now on it is no answer that takes long.
+            self._handling.reschedule(None)
         rest, self._decoder.rest = self._decoder.rest, b""
         self.stream.unread(rest)
         self.stream.write(head)
