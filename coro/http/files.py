@@ -35,7 +35,7 @@ __all__ = ["StaticFiles"]
 
 # Bytes that are read at once, in the loop's own thread or in another one.
 SMALL = 64 * 1024
-PIECE = 256 * 1024
+PIECE = 128 * 1024
 
 # Ranges that one request may ask for; who wants more gets the whole (RFC 9110 section 14.2).
 MAX_RANGES = 16

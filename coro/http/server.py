@@ -16,6 +16,7 @@ the server says that it has finished, and goes on receiving for a while (RFC 911
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import time
 from collections.abc import AsyncIterable, Callable, Generator, Iterable
@@ -31,7 +32,8 @@ from coro.errors import (
     format_address,
 )
 from coro.future import Future
-from coro.gen import Timeout, coroutine, shield, timeout
+from coro.gen import Timeout, coroutine, shield, timeout, to_thread
+from coro.http.compressors import Compressor, compress, compressor_for, mark
 from coro.http.encode import encode_chunk, encode_last_chunk
 from coro.http.framing import MAX_HEADER_BYTES, MAX_HEADERS, parse_length
 from coro.http.headers import HTTPHeaders, InvalidHeaderError
@@ -68,6 +70,12 @@ LINGER_BYTES = 1024 * 1024
 
 # Pieces up to this many bytes are sent in one go with the head.
 JOINED = 65536
+
+# Bodies of more bytes are compressed in a thread.
+COMPRESSED_AT_ONCE = 65536
+
+# Bodies of more bytes are compressed in a thread.
+COMPRESSED_AT_ONCE = 65536
 
 # Requests that one connection may have answered before others get their turn.
 PIPELINED = 16
@@ -113,6 +121,9 @@ class HTTPServer(TCPServer):
             a 503. None: no limit.
         stream_body: call the handler when the head has come, and leave the body to
             ``request.read()``; or a function of the request that says so.
+        compress_response: compress what gains by it, for clients that take it; not what an ASGI
+            application answers, which has its own means. Where a response has both a secret and
+            what an attacker may put into it, its length can give the secret away.
         trusted_downstream: addresses of further proxies that ``X-Forwarded-For`` may name.
         on_request_end: called with the request, the response's status and the number of bytes of
             its body, when it has been handed to the system; see ``log_access``.
@@ -136,6 +147,7 @@ class HTTPServer(TCPServer):
         write_timeout: float = WRITE_TIMEOUT,
         handler_timeout: float | None = None,
         stream_body: bool | Callable[[HTTPServerRequest], bool] = False,
+        compress_response: bool = False,
         trusted_downstream: list[str] | None = None,
         on_request_end: Callable[[HTTPServerRequest, int, int], Any] | None = None,
         **options: Any,
@@ -154,6 +166,7 @@ class HTTPServer(TCPServer):
         self.write_timeout = write_timeout
         self.handler_timeout = handler_timeout
         self.stream_body = stream_body
+        self.compress_response = compress_response
         self.trusted_downstream = frozenset(trusted_downstream or ())
         self.on_request_end = on_request_end
         self._stopping = False
@@ -288,7 +301,11 @@ class ServerConnection:
                     self._watcher.cancel()
                     self._watcher = None
                 try:
-                    if type(response) is Response and type(response.body) is bytes:
+                    if (
+                        type(response) is Response
+                        and type(response.body) is bytes
+                        and not server.compress_response
+                    ):
                         keep = self._send(request, response)
                     else:
                         keep = yield from self._finish(request, response)
@@ -578,6 +595,8 @@ class ServerConnection:
                 self._break()
             body = response.body
             if isinstance(body, bytes):
+                if self.server.compress_response:
+                    response = yield from self._compressed(request, response, body)
                 return self._send(request, response)
             try:
                 writer = self.begin(request, response)
@@ -590,6 +609,23 @@ class ServerConnection:
         if self.server.on_request_end is not None:
             self._end_request(request, writer.status, writer.sent)
         return writer.keep and self._decoder.complete
+
+    def _compressed(
+        self, request: HTTPServerRequest, response: Response, body: bytes
+    ) -> Generator[Any, Any, Response]:
+        """Return the response compressed, if that is of use."""
+        # The handler may answer with the same one again.
+        response = copy.copy(response)
+        size = len(body)
+        found = compressor_for(response, request.headers.get("Accept-Encoding"), size)
+        if found is not None:
+            coding, compressor = found
+            if size <= COMPRESSED_AT_ONCE:
+                response.body = compress(compressor, body)
+            else:
+                response.body = yield to_thread(compress, compressor, body)
+            mark(response, coding)
+        return response
 
     def _end_request(self, request: HTTPServerRequest, status: int, size: int) -> None:
         request.ended = self.stream.io_loop.time()
@@ -617,6 +653,15 @@ class ServerConnection:
         if response.headers is not None and "Content-Length" in response.headers:
             response.headers = response.headers.copy()
             length = parse_length(response.headers.pop("Content-Length").encode("latin-1"))
+        compressor = None
+        if self.server.compress_response:
+            accepted = request.headers.get("Accept-Encoding")
+            response = copy.copy(response)
+            found = compressor_for(response, accepted, length)
+            if found is not None:
+                coding, compressor = found
+                mark(response, coding)
+                length = None
         bodyless = request.head.method == "HEAD" or has_no_body(response.status)
         chunked = length is None and request.head.http_version == "1.1"
         # The rest of the request's body may yet be read.
@@ -628,7 +673,9 @@ class ServerConnection:
             chunked=chunked and not has_no_body(response.status),
             connection=self._connection_line(request, keep),
         )
-        writer = ResponseWriter(self, head, response.status, keep, length, chunked, bodyless)
+        writer = ResponseWriter(
+            self, head, response.status, keep, length, chunked, bodyless, compressor
+        )
         self._writer = writer
         return writer
 
@@ -752,10 +799,11 @@ class ResponseWriter:
 
     Attributes:
         status: the response's.
-        sent: bytes of the body that were written.
+        sent: bytes of the body that were written, before they are compressed.
     """
 
     __slots__ = (
+        "_compressor",
         "_connection",
         "_finished",
         "_framing",
@@ -775,6 +823,7 @@ class ResponseWriter:
         length: int | None,
         chunked: bool,
         skips: bool,
+        compressor: Compressor | None = None,
     ) -> None:
         self._connection = connection
         # Leaves with the first piece of the body, or else at the end of this turn.
@@ -787,6 +836,7 @@ class ResponseWriter:
         self._framing = length if length is not None else None if chunked else -1
         # Whether nothing of the body is sent, as after HEAD.
         self._skips = skips
+        self._compressor = compressor
         self.sent = 0
         self._finished: Future[None] | None = None
 
@@ -812,6 +862,8 @@ class ResponseWriter:
         if framing is not None and framing >= 0 and self.sent + size > framing:
             raise ValueError(f"more than the announced Content-Length of {framing} bytes")
         self.sent += size
+        if self._compressor is not None and size and not self._skips:
+            data = self._compressor.compress(data)
         return self._write(encode_chunk(data) if framing is None else data)
 
     def _write(self, data: bytes) -> Future[None]:
@@ -838,6 +890,9 @@ class ResponseWriter:
         """
         if self._finished is None:
             framing = self._framing
+            if self._compressor is not None and not self._skips:
+                end = self._compressor.finish()
+                self._write(encode_chunk(end) if framing is None else end)
             if framing is None:
                 end = encode_last_chunk(trailers)
             elif framing > self.sent and not self._skips:
