@@ -2,13 +2,14 @@
 
 From below: ``headers``, ``urls``, ``messages``, ``codec`` (with ``framing``), ``compression``,
 ``connection``, ``pool``, ``client``; the server's side: ``incoming``, ``request``, ``response``,
-``router``, ``server``.
+``conditions``, ``files``, ``router``, ``server``.
 """
 
 from __future__ import annotations
 
 from coro.errors import HTTPError
 from coro.http.client import AsyncHTTPClient, HTTPClient, fetch
+from coro.http.files import StaticFiles
 from coro.http.headers import HTTPHeaders
 from coro.http.messages import HTTPRequest, HTTPResponse
 from coro.http.request import HTTPServerRequest
@@ -28,6 +29,7 @@ __all__ = [
     "Response",
     "ResponseWriter",
     "Router",
+    "StaticFiles",
     "fetch",
     "log_access",
 ]
