@@ -2,7 +2,7 @@
 
 From below: ``headers``, ``urls``, ``messages``, ``codec`` (with ``framing``), ``compression``,
 ``connection``, ``pool``, ``client``; the server's side: ``incoming``, ``request``, ``response``,
-``router``, ``files``, ``server``.
+``conditions``, ``files``, ``router``, ``server``.
 """
 
 from __future__ import annotations

@@ -1,388 +1,404 @@
-"""``StaticFiles``: a handler that serves the files of a directory.
+"""``StaticFiles``: a directory's files as responses.
 
-A request names a file below the directory or nothing: its path is split before it is decoded, so
-an encoded slash or a dot segment names nothing; and what a symbolic link leads to is served only if
-that lies below the directory as well. Names that begin with a dot are nobody's business, but for
-``.well-known`` (RFC 8615).
+A path leads to a file below the root, or nowhere. It is taken apart at its slashes *before* its
+segments are decoded, so nothing that comes out of the decoding can be a separator; segments that
+mean something else than a name are refused. Symbolic links are followed while they stay below the
+root: the path is resolved, and then opened name by name from the root, where no link is followed
+any more. So a link that somebody exchanges in between leads nowhere either.
 
-Small files are read at once. Of larger ones a thread reads piece by piece, as the client takes
-them: a slow disk holds up nobody else, and no file is in memory as a whole.
+A disk may be slow, or far away. So each look-up is one errand of a thread, which brings a small
+file's content along; a large file is read piece by piece in threads, each piece when the client has
+taken the one before.
 """
 
 from __future__ import annotations
 
+import errno
 import html
+import itertools
 import mimetypes
 import os
-import re
+import secrets
 import stat
-from collections.abc import Generator
-from contextlib import suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import formatdate, parsedate_to_datetime
-from pathlib import Path
-from secrets import token_hex
+import time
+from collections.abc import AsyncIterator, Generator, Iterator
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
-from coro.gen import coroutine, to_thread
-from coro.http.headers import HTTPHeaders
+from coro.errors import CancelledError
+from coro.future import Future
+from coro.gen import coroutine
+from coro.http.conditions import check_conditions, select_ranges, weaken
+from coro.http.headers import HTTPHeaders, format_timestamp
 from coro.http.request import HTTPServerRequest
-from coro.http.response import Response
+from coro.http.response import Response, reason_of
+from coro.threads import to_thread
 
 __all__ = ["StaticFiles"]
 
-# Bytes that are read at once, in the loop's own thread or in another one.
-SMALL = 64 * 1024
-PIECE = 128 * 1024
-
-# Ranges that one request may ask for; who wants more gets the whole (RFC 9110 section 14.2).
-MAX_RANGES = 16
+# Bytes that are read at once. A file that is no larger comes with its look-up.
+PIECE = 256 * 1024
 
 # Names that a listing shows.
 MAX_LISTED = 10_000
 
-_METHODS = {"Allow": "GET, HEAD, OPTIONS"}
+# Seconds. A file may be changed twice within one tick of the clock that stamps it: its date says
+# which version it is only when it is older than that (RFC 9110 section 8.8.2.2).
+SETTLED = 1.0
 
-# Of a name with two suffixes the last one counts: nothing is decoded on the way.
-_CODED_TYPES = {
-    "br": "application/x-brotli",
-    "bzip2": "application/x-bzip2",
-    "compress": "application/x-compress",
-    "gzip": "application/gzip",
-    "xz": "application/x-xz",
-    "zstd": "application/zstd",
-}
+_ALLOW = "GET, HEAD, OPTIONS"
 
-_LISTING = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<style>body {{ font-family: sans-serif; margin: 2em }} td {{ padding: 0 1.5em 0 0 }}</style></head>
-<body><h1>{title}</h1><table>
-{rows}
-</table></body></html>
-"""
-_LISTING_FIELDS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
+# A pipe that nobody writes to must not stop the thread that opens it.
+_OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+# What it means that a path leads nowhere: to a link that is a circle, or was exchanged; through a
+# file; to a socket; to a name that is too long.
+_NOWHERE = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.ENAMETOOLONG}
+)
+
+# Bytes to send, and then so many of the file from a place on: before, start, size.
+Part = tuple[bytes, int, int]
+
+_BYTES = "application/octet-stream"
+
+# What these contain is for who unpacks it: as ``Content-Encoding`` a browser would do so unasked.
+_PACKED = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz"}
+
+_TEXTS = ("application/javascript", "application/xml", "image/svg+xml")
 
 
 class StaticFiles:
-    """Serves the files of a directory: ``HTTPServer(StaticFiles("public"))``.
+    """A handler that answers with the files below a directory.
 
-    It answers GET and HEAD, with ``ETag`` and ``Last-Modified``; conditions and ranges hold (RFC
-    9110 sections 13 and 14). A directory is answered with its index; without one, with a list of
-    what is in it, if that is wanted, else with 404.
+        HTTPServer(StaticFiles("public")).listen(8888)
+
+    It knows GET, HEAD and OPTIONS; entity tags, dates and conditions (RFC 9110 section 13); ranges,
+    several of them as ``multipart/byteranges`` (section 14).
 
     Arguments:
-        directory: what to serve.
-        prefix: what the paths of requests have before that of the file, as in "/static".
-        index: name of the file that stands for a directory.
-        listing: show what a directory without index holds.
-        max_age: seconds that clients may use a file without asking again; None: leave it to them.
+        root: the directory.
+        prefix: the path that stands for it, as in "/static".
+        index: name of the file that stands for its directory; None: there is none.
+        listing: show a page of its names for a directory without index.
+        hidden: serve files and directories whose names begin with a dot, too.
+        cache_control: value of ``Cache-Control``, as in "max-age=3600".
     Raises:
-        NotADirectoryError: it is none.
-        ValueError: the prefix does not begin with a slash, or ends with one.
+        NotADirectoryError: the root is none.
+        ValueError: the prefix does not begin with a slash.
     """
 
     def __init__(
         self,
-        directory: str | os.PathLike[str],
+        root: str | os.PathLike[str],
+        prefix: str = "/",
         *,
-        prefix: str = "",
-        index: str = "index.html",
+        index: str | None = "index.html",
         listing: bool = False,
-        max_age: int | None = None,
+        hidden: bool = False,
+        cache_control: str | None = None,
     ) -> None:
-        self.directory = Path(directory).resolve()
-        if not self.directory.is_dir():
-            raise NotADirectoryError(f"{str(directory)!r} is not a directory to serve files from")
-        if prefix and (not prefix.startswith("/") or prefix.endswith("/")):
-            raise ValueError(f"a prefix is like '/static', unlike {prefix!r}")
-        self.prefix = prefix
+        self.root = os.path.realpath(root)
+        if not os.path.isdir(self.root):
+            raise NotADirectoryError(f"{os.fspath(root)!r} is not a directory")
+        if not prefix.startswith("/"):
+            raise ValueError(f"a prefix begins with a slash, unlike {prefix!r}")
+        self.prefix = prefix.rstrip("/")
         self.index = index
         self.listing = listing
-        self.cache_control = None if max_age is None else f"public, max-age={max_age}"
+        self.hidden = hidden
+        self.cache_control = cache_control
 
     def __repr__(self) -> str:
-        return f"<StaticFiles {str(self.directory)!r}>"
+        return f"<StaticFiles {self.prefix}/ from {self.root!r}>"
+
+    def __call__(self, request: HTTPServerRequest) -> Response | Future[Response]:
+        """Answer a request."""
+        if request.method == "OPTIONS":
+            return Response(status=204, headers={"Allow": _ALLOW})
+        if request.method not in ("GET", "HEAD"):
+            return _plain(405, {"Allow": _ALLOW})
+        names = self._names(request.path)
+        if names is None:
+            return _plain(404)
+        return self._answer(request, names)
+
+    def _names(self, path: str) -> list[str] | None:
+        """Return the segments of a path below the prefix, decoded; None: it can lead nowhere.
+
+        The last one is "" for a path that ends with a slash.
+        """
+        if not path.startswith(self.prefix + "/"):
+            return None
+        *above, last = (
+            os.fsdecode(unquote_to_bytes(each)) for each in path[len(self.prefix) + 1 :].split("/")
+        )
+        names = [*above, last]
+        if "" in above or any(not self._is_name(name) for name in names if name):
+            return None
+        return names
+
+    def _is_name(self, name: str) -> bool:
+        """Whether this may name a file or a directory that is shown."""
+        if "/" in name or "\0" in name or name in (".", ".."):
+            return False
+        return self.hidden or not name.startswith(".")
 
     @coroutine
-    def __call__(self, request: HTTPServerRequest) -> Generator[Any, Any, Response | None]:
-        """Answer a request."""
-        if request.method not in ("GET", "HEAD"):
-            if request.method == "OPTIONS":
-                return Response(status=204, headers=_METHODS)
-            return Response("405 Method Not Allowed\n", 405, _METHODS)
-        path = self._find(request.path)
-        if path is not None and path.is_dir():
-            if not request.path.endswith("/"):
-                # Relative, so that a name cannot pass for a host or a scheme.
-                name = quote(unquote_to_bytes(request.path.rpartition("/")[2]))
-                query = f"?{request.query}" if request.query else ""
-                return Response.redirect(f"./{name}/{query}", 301)
-            index = self._below(path / self.index)
-            if index is None or not index.is_file():
-                if not self.listing:
-                    return _not_found()
-                page = yield to_thread(self._list, path, _unquote(request.path))
-                return Response.html(page, headers=_LISTING_FIELDS)
-            path = index
-        elif path is not None and request.path.endswith("/"):
-            path = None
-        found = None if path is None else _open(path)
-        if found is None:
-            return _not_found()
+    def _answer(
+        self, request: HTTPServerRequest, names: list[str]
+    ) -> Generator[Any, Any, Response]:
+        found = yield to_thread(self._find, names)
+        if isinstance(found, _File):
+            return self._respond(request, found)
+        if isinstance(found, str):
+            return _page(found)
+        if found == 301:
+            # Written anew: what was asked for may begin with two slashes, which would name a host.
+            place = "".join("/" + quote(os.fsencode(name), safe="") for name in names)
+            query = f"?{request.query}" if request.query else ""
+            return Response(status=301, headers={"Location": f"{self.prefix}{place}/{query}"})
+        return _plain(found)
+
+    # --- in a thread -----------------------------------------------------------------------
+
+    def _find(self, names: list[str]) -> _File | str | int:
+        """Return the file that names lead to, the listing of a directory, or a status."""
+        wants_directory = names[-1] == ""
         try:
-            return (yield from self._serve(request, found))
-        finally:
-            os.close(found.fd)
+            file = _File(self._open(names[:-1] if wants_directory else names))
+            if file.is_directory:
+                return self._find_in(file, names) if wants_directory else 301
+            if wants_directory or not file.is_regular:
+                return 404
+            file.load(names[-1])
+            return file
+        except PermissionError:
+            return 403
+        except OSError as error:
+            if error.errno in _NOWHERE:
+                return 404
+            raise
 
-    # --- what a path names -----------------------------------------------------------------
+    def _open(self, names: list[str]) -> int:
+        """Open what names lead to below the root; return the descriptor."""
+        resolved = os.path.realpath(os.path.join(self.root, *names), strict=True)
+        way = os.path.relpath(resolved, self.root).split("/")
+        if way == ["."]:
+            way = []
+        if not all(map(self._is_name, way)):
+            # Outside of the root, or hidden.
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), resolved)
+        fd = os.open(self.root, _OPEN | os.O_DIRECTORY)
+        for name in way:
+            above = fd
+            try:
+                fd = os.open(name, _OPEN, dir_fd=above)
+            finally:
+                os.close(above)
+        return fd
 
-    def _find(self, path: str) -> Path | None:
-        """Return what the path of a request names, if it may be served."""
-        if path == self.prefix:
-            return self.directory
-        if not path.startswith(f"{self.prefix}/"):
-            return None
-        segments = path[len(self.prefix) + 1 :].split("/")
-        if not segments[-1]:
-            # A directory.
-            segments.pop()
-        names = [_unquote(segment) for segment in segments]
-        if not all(map(_is_shown, names)):
-            return None
-        return self._below(self.directory.joinpath(*names))
+    def _find_in(self, directory: _File, names: list[str]) -> _File | str | int:
+        """Return what stands for a directory."""
+        if self.index is not None:
+            try:
+                file = _File(self._open([*names[:-1], self.index]))
+            except FileNotFoundError:
+                pass
+            else:
+                if file.is_regular:
+                    file.load(self.index)
+                    return file
+        return self._list(directory.fd, names) if self.listing else 404
 
-    def _below(self, path: Path) -> Path | None:
-        """Return the path without symbolic links, unless one of them leads elsewhere."""
-        try:
-            real = path.resolve(strict=True)
-        except (OSError, RuntimeError, ValueError):
-            return None
-        return real if real.is_relative_to(self.directory) else None
-
-    def _list(self, directory: Path, shown: str) -> str:
-        """Return a page that shows what a directory holds. Not for the loop's thread."""
-        found = []
-        with os.scandir(directory) as entries:
-            for entry, _ in zip(entries, range(MAX_LISTED), strict=False):
-                path = self._below(Path(entry.path)) if _is_shown(entry.name) else None
-                if path is not None:
-                    with suppress(OSError):
-                        found.append((not path.is_dir(), entry.name, path.stat()))
-        rows = []
-        for is_file, name, facts in sorted(found, key=lambda each: each[:2]):
-            slash, size = ("", f"{facts.st_size:,}") if is_file else ("/", "")
-            when = datetime.fromtimestamp(facts.st_mtime, UTC).strftime("%Y-%m-%d %H:%M")
-            # With "./", for a name may look like a scheme.
-            link = html.escape(f"./{quote(os.fsencode(name))}{slash}")
-            text = html.escape(_printable(name)) + slash
-            rows.append(
-                f'<tr><td><a href="{link}">{text}</a></td><td>{when}</td><td>{size}</td></tr>'
+    def _list(self, fd: int, names: list[str]) -> str:
+        """Return a page with the names in a directory."""
+        with os.scandir(fd) as entries:
+            shown = (
+                (not entry.is_dir(), entry.name) for entry in entries if self._is_name(entry.name)
             )
-        return _LISTING.format(title=html.escape(_printable(shown)), rows="\n".join(rows))
+            found = sorted(itertools.islice(shown, MAX_LISTED + 1))
+        place = html.escape("/".join([self.prefix, *names]).encode(errors="replace").decode())
+        lines = [
+            f'<!DOCTYPE html>\n<html>\n<head><meta charset="utf-8"><title>{place}</title></head>',
+            f"<body>\n<h1>{place}</h1>\n<ul>",
+        ]
+        if len(names) > 1:
+            lines.append('<li><a href="../">../</a></li>')
+        for is_file, name in found[:MAX_LISTED]:
+            end = "" if is_file else "/"
+            # With "./" before it no name is a scheme.
+            target = "./" + quote(os.fsencode(name), safe="") + end
+            text = html.escape(name.encode(errors="replace").decode()) + end
+            lines.append(f'<li><a href="{target}">{text}</a></li>')
+        if len(found) > MAX_LISTED:
+            lines.append("<li>...</li>")
+        return "\n".join([*lines, "</ul>\n</body>\n</html>\n"])
 
-    # --- answering -------------------------------------------------------------------------
+    # --- on the loop -----------------------------------------------------------------------
 
-    def _serve(
-        self, request: HTTPServerRequest, found: _File
-    ) -> Generator[Any, Any, Response | None]:
-        headers = HTTPHeaders({"ETag": found.etag, "Last-Modified": found.date})
+    def _respond(self, request: HTTPServerRequest, file: _File) -> Response:
+        """Answer with a file, or with as much of it as is asked for."""
+        headers = HTTPHeaders(
+            {
+                "ETag": file.etag,
+                "Last-Modified": format_timestamp(file.modified),
+                "Accept-Ranges": "bytes",
+                "X-Content-Type-Options": "nosniff",
+            }
+        )
         if self.cache_control is not None:
             headers["Cache-Control"] = self.cache_control
-        status = _condition(request.headers, found)
+        method = request.method
+        status = check_conditions(method, request.headers, file.etag, file.modified)
+        if status == 304:
+            return Response(status=304, headers=headers)
         if status is not None:
-            return Response(status=status, headers=headers)
-        headers["Accept-Ranges"] = "bytes"
-        headers["X-Content-Type-Options"] = "nosniff"
-        size = found.size
-        ranges = _ranges(request, found)
-        if ranges is not None and not ranges:
-            headers["Content-Range"] = f"bytes */{size}"
-            return Response("416 Range Not Satisfiable\n", 416, headers)
-        status, between, end = 206, [b""], b""
+            return _plain(status)
+        size = file.size
+        ranges = select_ranges(
+            method, request.headers, size, file.etag, file.modified if file.settled else None
+        )
         if ranges is None:
-            status, ranges = 200, [(0, size)]
-        elif len(ranges) == 1:
-            start, stop = ranges[0]
-            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+            return self._send(method, file, [(b"", 0, size)], 200, headers, file.content_type)
+        if not ranges:
+            return _plain(416, {"Content-Range": f"bytes */{size}"})
         if len(ranges) == 1:
-            headers["Content-Type"] = found.content_type
-        else:
-            boundary = token_hex(16)
-            headers["Content-Type"] = f"multipart/byteranges; boundary={boundary}"
-            between = [
-                f"\r\n--{boundary}\r\nContent-Type: {found.content_type}\r\n"
-                f"Content-Range: bytes {start}-{stop - 1}/{size}\r\n\r\n".encode()
-                for start, stop in ranges
-            ]
-            end = f"\r\n--{boundary}--\r\n".encode()
-        length = sum(stop - start for start, stop in ranges) + sum(map(len, between)) + len(end)
-        if request.method == "GET" and length <= SMALL:
-            parts = zip(between, ranges, strict=True)
-            body = b"".join(head + _read(found.fd, start, stop) for head, (start, stop) in parts)
-            return Response(body + end, status, headers)
-        headers["Content-Length"] = str(length)
-        writer = request.respond(status, headers)
-        if request.method == "GET":
-            for head, (start, stop) in zip(between, ranges, strict=True):
-                yield writer.write(head)
-                while start < stop:
-                    piece = yield to_thread(os.pread, found.fd, min(PIECE, stop - start), start)
-                    if not piece:
-                        # It was cut short meanwhile, which the client must see.
-                        break
-                    start += len(piece)
-                    yield writer.write(piece)
-            yield writer.write(end)
-        return None
+            ((first, last),) = ranges
+            headers["Content-Range"] = f"bytes {first}-{last}/{size}"
+            parts = [(b"", first, last + 1 - first)]
+            return self._send(method, file, parts, 206, headers, file.content_type)
+        # RFC 9110 section 14.6.
+        boundary = secrets.token_hex(16)
+        parts = []
+        for first, last in ranges:
+            lines = (
+                f"\r\n--{boundary}\r\nContent-Type: {file.content_type}\r\n"
+                f"Content-Range: bytes {first}-{last}/{size}\r\n\r\n"
+            )
+            parts.append((lines.encode("latin-1"), first, last + 1 - first))
+        parts.append((f"\r\n--{boundary}--\r\n".encode(), 0, 0))
+        kind = f"multipart/byteranges; boundary={boundary}"
+        return self._send(method, file, parts, 206, headers, kind)
+
+    def _send(
+        self,
+        method: str,
+        file: _File,
+        parts: list[Part],
+        status: int,
+        headers: HTTPHeaders,
+        content_type: str,
+    ) -> Response:
+        headers["Content-Type"] = content_type
+        data = file.data
+        if data is not None and method == "GET":
+            body = b"".join(before + data[start : start + size] for before, start, size in parts)
+            return Response(body, status, headers)
+        headers["Content-Length"] = str(sum(len(before) + size for before, _, size in parts))
+        return Response(() if method == "HEAD" else file.pieces(parts), status, headers)
 
 
-@dataclass(frozen=True)
 class _File:
-    """An open file, and what requests are told of it."""
+    """What was opened, and what is known of it.
 
-    fd: int
-    size: int
-    modified: int
-    etag: str
-    content_type: str
+    Its descriptor is closed at the end, or when nobody refers to it any longer: a read that was
+    given up may yet be under way in its thread, and must not meet another file under that number.
+
+    Attributes:
+        fd: its descriptor.
+        size: bytes; what is added later is not sent.
+        modified: when its content was changed last, in seconds since 1970.
+        settled: whether that says for sure which version it is.
+        etag: its entity tag; a weak one while it is not settled.
+        content_type: by its name.
+        data: the content, if it is small; else None.
+    """
+
+    __slots__ = ("content_type", "data", "etag", "fd", "mode", "modified", "settled", "size")
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        found = os.fstat(fd)
+        self.mode = found.st_mode
+        self.size = found.st_size
+        self.modified = found.st_mtime
+        self.settled = found.st_mtime + SETTLED <= time.time()
+        etag = f'"{found.st_mtime_ns:x}-{found.st_size:x}-{found.st_ino:x}"'
+        self.etag = etag if self.settled else weaken(etag)
+        self.content_type = ""
+        self.data: bytes | None = None
+
+    def close(self) -> None:
+        """Close the descriptor, if it is open."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    __del__ = close
 
     @property
-    def date(self) -> str:
-        return formatdate(self.modified, usegmt=True)
+    def is_directory(self) -> bool:
+        return stat.S_ISDIR(self.mode)
+
+    @property
+    def is_regular(self) -> bool:
+        return stat.S_ISREG(self.mode)
+
+    def load(self, name: str) -> None:
+        """Find out its type, and read it if it is small."""
+        self.content_type = _type_of(name)
+        if self.size <= PIECE:
+            self.data = b"".join(self._read_all())
+
+    def _read_all(self) -> Iterator[bytes]:
+        place = 0
+        while place < self.size:
+            piece = self._read(place, self.size - place)
+            yield piece
+            place += len(piece)
+
+    def _read(self, start: int, size: int) -> bytes:
+        piece = os.pread(self.fd, min(size, PIECE), start)
+        if not piece:
+            raise OSError(f"a file became shorter than the {self.size} bytes that were announced")
+        return piece
+
+    async def pieces(self, parts: list[Part]) -> AsyncIterator[bytes]:
+        """Read parts of the file, each with bytes to put before it."""
+        reads = False
+        try:
+            for before, start, size in parts:
+                if before:
+                    yield before
+                end = start + size
+                while start < end:
+                    piece = await to_thread(self._read, start, end - start)
+                    yield piece
+                    start += len(piece)
+        except CancelledError:
+            reads = True
+            raise
+        finally:
+            if not reads:
+                self.close()
 
 
-def _open(path: Path) -> _File | None:
-    """Open a file for reading; None if it is none, or not ours to read."""
-    try:
-        # A fifo would keep us waiting for its writer.
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return None
-    facts = os.fstat(fd)
-    if not stat.S_ISREG(facts.st_mode):
-        os.close(fd)
-        return None
-    kind, coding = mimetypes.guess_type(path.name, strict=False)
-    if coding is not None:
-        kind = _CODED_TYPES.get(coding)
-    kind = kind or "application/octet-stream"
-    if kind.startswith("text/"):
-        kind += "; charset=utf-8"
-    etag = f'"{facts.st_mtime_ns:x}-{facts.st_size:x}"'
-    return _File(fd, facts.st_size, int(facts.st_mtime), etag, kind)
+def _type_of(name: str) -> str:
+    """Return the media type of a file, by its name."""
+    # With a slash before it no name is a URL.
+    kind, packed = mimetypes.guess_type("/" + name)
+    if packed is not None:
+        return _PACKED.get(packed, _BYTES)
+    if kind is None:
+        return _BYTES
+    return f"{kind}; charset=utf-8" if kind.startswith("text/") or kind in _TEXTS else kind
 
 
-def _read(fd: int, start: int, stop: int) -> bytes:
-    """Read a part of a file; all of it is there, or the client would be misled.
-
-    Raises:
-        EOFError: it was cut short meanwhile.
-    """
-    piece = os.pread(fd, stop - start, start)
-    if len(piece) < stop - start:
-        raise EOFError(f"a file was cut short while it was served, to {start + len(piece)} bytes")
-    return piece
+def _plain(status: int, headers: dict[str, str] | None = None) -> Response:
+    return Response(f"{status} {reason_of(status)}\n", status, headers)
 
 
-def _unquote(text: str) -> str:
-    """Decode percent-encoding, to a name as the system has it."""
-    return os.fsdecode(unquote_to_bytes(text.encode("latin-1")))
-
-
-def _is_shown(name: str) -> bool:
-    """Whether a name may be served: it is one, and not hidden."""
-    if not name or "/" in name or "\0" in name:
-        return False
-    return not name.startswith(".") or name == ".well-known"
-
-
-def _not_found() -> Response:
-    return Response("404 Not Found\n", 404)
-
-
-def _printable(name: str) -> str:
-    """What is no text in a name, is shown as such."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-
-
-# --- conditions and ranges ---------------------------------------------------------------------
-
-
-def _condition(headers: HTTPHeaders, found: _File) -> int | None:
-    """Return the status that a condition of the request leads to (RFC 9110 section 13.2.2)."""
-    match = headers.get("If-Match")
-    if match is not None:
-        if not _names(match, found.etag, weak=False):
-            return 412
-    elif (since := _date(headers.get("If-Unmodified-Since"))) is not None:
-        if found.modified > since:
-            return 412
-    none_match = headers.get("If-None-Match")
-    if none_match is not None:
-        return 304 if _names(none_match, found.etag, weak=True) else None
-    since = _date(headers.get("If-Modified-Since"))
-    return 304 if since is not None and found.modified <= since else None
-
-
-def _names(listed: str, etag: str, *, weak: bool) -> bool:
-    """Whether a list of tags has this one (RFC 9110 section 8.8.3.2).
-
-    Arguments:
-        weak: compare weakly.
-    """
-    if listed.strip() == "*":
-        return True
-    tags = re.findall(r'(W/)?("[^"]*")', listed)
-    return any(tag == etag and (weak or not is_weak) for is_weak, tag in tags)
-
-
-def _date(text: str | None) -> int | None:
-    """Return the seconds since 1970 of a date; None if it is none, which counts as not there."""
-    if text is None:
-        return None
-    try:
-        return int(parsedate_to_datetime(text).timestamp())
-    except (ValueError, OverflowError):
-        return None
-
-
-def _ranges(request: HTTPServerRequest, found: _File) -> list[tuple[int, int]] | None:
-    """Return the parts that are asked for: each its start, and the byte after its end.
-
-    Returns:
-        None for the whole; nothing if no part is there.
-    """
-    wanted = request.headers.get("Range")
-    if wanted is None or request.method != "GET":
-        return None
-    only_if = request.headers.get("If-Range")
-    if only_if is not None:
-        # RFC 9110 section 13.1.5.
-        exact = only_if.startswith('"') and _names(only_if, found.etag, weak=False)
-        if not exact and _date(only_if) != found.modified:
-            return None
-    unit, _, listed = wanted.partition("=")
-    parts = [part.strip() for part in listed.split(",")]
-    if unit.strip().lower() != "bytes" or len(parts) > MAX_RANGES:
-        return None
-    ranges: list[tuple[int, int]] = []
-    size = found.size
-    for part in parts:
-        match = re.fullmatch(r"([0-9]{0,19})-([0-9]{0,19})", part)
-        if match is None or part == "-":
-            return None
-        first, last = match.groups()
-        if not first:
-            start, stop = max(size - int(last), 0), size
-        elif last and int(last) < int(first):
-            return None
-        else:
-            start, stop = int(first), min(int(last) + 1, size) if last else size
-        if start < stop:
-            ranges.append((start, stop))
-    if sum(stop - start for start, stop in ranges) > size:
-        # They overlap: the whole is less.
-        return None
-    return ranges
+def _page(text: str) -> Response:
+    headers = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
+    return Response.html(text, headers=headers)

@@ -30,11 +30,13 @@ class Router:
 
     A place ``{name}`` stands for one segment of the path, percent-decoded, which the handler gets
     as a keyword argument. Routes are tried in the order in which they were added. HEAD is answered
-    by the route of GET.
+    by the route of GET. What no route answers may fall to a handler that is mounted above it.
     """
 
     def __init__(self) -> None:
         self._routes: list[tuple[str, re.Pattern[str], Callable[..., Any]]] = []
+        # The longest prefix first.
+        self._mounted: list[tuple[str, Callable[[HTTPServerRequest], Any]]] = []
 
     def add(self, method: str, path: str, handler: Callable[..., Any]) -> None:
         """Add a route.
@@ -52,6 +54,19 @@ class Router:
         for name, text in zip(names, parts[2::2], strict=True):
             pattern += f"(?P<{name}>[^/]+){re.escape(text)}"
         self._routes.append((method, re.compile(pattern), handler))
+
+    def mount(self, prefix: str, handler: Callable[[HTTPServerRequest], Any]) -> None:
+        """Let a handler answer whatever lies below a path, by any method, and has no route.
+
+            router.mount("/static", StaticFiles("public", "/static"))
+
+        Raises:
+            ValueError: the prefix does not begin with a slash.
+        """
+        if not prefix.startswith("/"):
+            raise ValueError(f"a prefix begins with a slash, unlike {prefix!r}")
+        self._mounted.append((prefix.rstrip("/") + "/", handler))
+        self._mounted.sort(key=lambda mounted: -len(mounted[0]))
 
     def route(self, method: str, path: str) -> Callable[[_Handler], _Handler]:
         """Return a decorator that adds a route; see ``add``."""
@@ -74,6 +89,9 @@ class Router:
                 return handler(request, **{k: unquote(v) for k, v in match.groupdict().items()})
             allowed.add(verb)
         if not allowed:
+            for prefix, mounted in self._mounted:
+                if path.startswith(prefix):
+                    return mounted(request)
             return Response("404 Not Found\n", 404)
         if "GET" in allowed:
             allowed.add("HEAD")

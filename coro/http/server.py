@@ -342,6 +342,8 @@ class ServerConnection:
         finally:
             server._live.pop(self, None)
             self._disarm()
+            # They refer to this.
+            self._request = self._writer = None
             if self._phase != _LEFT:
                 stream.close()
 
@@ -406,6 +408,8 @@ class ServerConnection:
 
     def _check_present(self, request: HTTPServerRequest) -> None:
         if self._request is not request:
+            if self.stream.closed():
+                raise StreamClosedError(self.stream.error)
             raise RuntimeError(f"{request!r} is over")
 
     @coroutine
@@ -435,6 +439,8 @@ class ServerConnection:
 
     def disconnected(self, request: HTTPServerRequest) -> Future[None]:
         """Return a future that is done when the client has gone."""
+        if self.stream.closed():
+            return self.stream.io_loop.nothing
         self._check_present(request)
         if self._watcher is None:
             self._watcher = self._watch()
@@ -510,10 +516,15 @@ class ServerConnection:
 
     def _failed(self, request: HTTPServerRequest, error: Exception) -> Response:
         """The handler failed: log it, and return what to answer."""
-        if isinstance(error, StreamClosedError) and self.stream.closed():
-            raise error
-        if isinstance(error, HTTPInputError) and not isinstance(error, InvalidHeaderError):
-            raise error
+        gone = isinstance(error, StreamClosedError) and self.stream.closed()
+        if gone or (
+            isinstance(error, HTTPInputError) and not isinstance(error, InvalidHeaderError)
+        ):
+            try:
+                raise error
+            finally:
+                # This frame stands in its traceback.
+                del error
         _app_log.error(
             "Uncaught exception in the handler of %s %s from %s",
             request.method,
