@@ -37,7 +37,7 @@ from coro.threads import to_thread
 __all__ = ["StaticFiles"]
 
 # Bytes that are read at once. A file that is no larger comes with its look-up.
-PIECE = 256 * 1024
+PIECE = 128 * 1024
 
 # Names that a listing shows.
 MAX_LISTED = 10_000
@@ -81,7 +81,8 @@ class StaticFiles:
         prefix: the path that stands for it, as in "/static".
         index: name of the file that stands for its directory; None: there is none.
         listing: show a page of its names for a directory without index.
-        hidden: serve files and directories whose names begin with a dot, too.
+        hidden: serve files and directories whose names begin with a dot, too; ``.well-known`` (RFC
+            8615) is served in any case.
         cache_control: value of ``Cache-Control``, as in "max-age=3600".
     Raises:
         NotADirectoryError: the root is none.
@@ -142,7 +143,7 @@ class StaticFiles:
         """Whether this may name a file or a directory that is shown."""
         if "/" in name or "\0" in name or name in (".", ".."):
             return False
-        return self.hidden or not name.startswith(".")
+        return self.hidden or not name.startswith(".") or name == ".well-known"
 
     @coroutine
     def _answer(

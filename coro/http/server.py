@@ -74,9 +74,6 @@ JOINED = 65536
 # Bodies of more bytes are compressed in a thread.
 COMPRESSED_AT_ONCE = 65536
 
-# Bodies of more bytes are compressed in a thread.
-COMPRESSED_AT_ONCE = 65536
-
 # Requests that one connection may have answered before others get their turn.
 PIPELINED = 16
 
@@ -342,8 +339,8 @@ class ServerConnection:
         finally:
             server._live.pop(self, None)
             self._disarm()
-            # They refer to this.
-            self._request = self._writer = None
+            # They refer to this, the last one by the traceback of its error.
+            self._request = self._writer = self._reading = None
             if self._phase != _LEFT:
                 stream.close()
 
