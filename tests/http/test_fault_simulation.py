@@ -16,6 +16,9 @@ from coro.gen import coroutine, sleep
 from coro.http import AsyncHTTPClient, HTTPServer, HTTPServerRequest, Response
 from coro.loop import IOLoop
 from coro.testing import Faults, SimNetwork, World, current_world
+from tests.support.authority import Authority
+
+PORT = 8000
 
 LIMITS: dict[str, Any] = {
     "queue_timeout": 2,
@@ -28,8 +31,8 @@ TROUBLES: dict[str, Callable[[SimNetwork], Any]] = {
     "none": lambda network: None,
     "dns hangs": lambda network: network.hang_name("shop"),
     "dns fails": lambda network: network.fail_name("shop"),
-    "a black hole": lambda network: network.host("shop").ignore(80),
-    "refused": lambda network: network.host("shop").refuse(80),
+    "a black hole": lambda network: network.host("shop").ignore(PORT),
+    "refused": lambda network: network.host("shop").refuse(PORT),
     "reset": lambda network: network.reset("home", "shop"),
     "partition": lambda network: network.partition("home", "shop", 5),
     "crash": lambda network: network.crash("shop", 5),
@@ -48,16 +51,23 @@ def slow(request: HTTPServerRequest) -> Response:
 
 
 @coroutine
-def in_trouble(trouble: str, action: str) -> Any:
-    """Fetch; get into trouble at some time; do something about it at another."""
+def in_trouble(trouble: str, action: str, ca: Authority | None) -> Any:
+    """Fetch; get into trouble at some time; do something about it at another.
+
+    Arguments:
+        ca: who vouches for the server; None: no TLS.
+    """
     network = current_world().network
     with network.on("shop"):
-        server = HTTPServer(slow)
-        server.listen(80)
+        context = None if ca is None else ca.server_context("shop")
+        server = HTTPServer(slow, ssl_options=context)
+        server.listen(PORT)
     with network.on("home"):
         client = AsyncHTTPClient(force_instance=True, max_clients=2)
         begun = IOLoop.current().time()
-        tasks = [client.fetch("http://shop/", **LIMITS) for _ in range(3)]
+        url = f"{'http' if ca is None else 'https'}://shop:{PORT}/"
+        trust: dict[str, Any] = {} if ca is None else {"ca_certs": str(ca.pem)}
+        tasks = [client.fetch(url, **LIMITS, **trust) for _ in range(3)]
     yield sleep(random.random() * 4)
     TROUBLES[trouble](network)
     yield sleep(random.random() * 4)
@@ -83,10 +93,13 @@ def in_trouble(trouble: str, action: str) -> Any:
 
 @pytest.mark.parametrize("action", ["wait", "cancel", "close"])
 @pytest.mark.parametrize("trouble", TROUBLES)
-def test_trouble(trouble: str, action: str) -> None:
+@pytest.mark.parametrize("tls", [False, True])
+def test_trouble(trouble: str, action: str, tls: bool, ca: Authority) -> None:
     seen = set()
-    for seed in range(25):
+    for seed in range(8 if tls else 25):
         world = World(seed, faults=Faults(2, within=8))
-        seen |= {*world.run(in_trouble, trouble, action, timeout=100)}
+        seen |= {*world.run(in_trouble, trouble, action, ca if tls else None, timeout=100)}
         assert world.left == [], seed
+    # Not all of them fail, nor do all succeed.
+    assert b"0123456789" * 4 in seen
     assert len(seen) > 1
