@@ -24,8 +24,8 @@ from tests.support.raw_server import RawServer, Script
 
 # The tests of these modules run on native loops, and once more inside asyncio and inside uvloop.
 _ON_ALL_LOOPS = re.compile(
-    r"tests\.(test_(connector|stream\w*|tcp|tcpserver|tls_events|tls_stream|transfer)"
-    r"|http\.test_(client\w*|connection\w*|files|incoming|lifetimes|pool|proxy|server\w*|tunnel)"
+    r"tests\.(test_(asgi|connector|stream\w*|tcp|tcpserver|tls_events|tls_stream|transfer)"
+    r"|http\.test_(client\w*|connection\w*|fault_matrix|files|hop|lifetimes|pool|server\w*|tunnel)"
     r"|interop\.test_(nginx_fetch|openssl))"
 )
 # Of these, the tests that ask for ``loop``.
