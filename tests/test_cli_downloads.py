@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import brotli
 import pytest
 
 import coro
@@ -24,6 +25,7 @@ from coro.gen import coroutine, moment
 from tests.conftest import RawServerFactory
 from tests.support.command import LIMIT, ended, run, running
 from tests.support.raw_server import RawServer, read_request, stay_silent
+from tests.support.zstandard import zstd
 
 BODY = bytes(range(256)) * 4
 FIRST = 300
@@ -257,11 +259,16 @@ class TestContinue:
 
 
 class TestCompressed:
-    def test_by_default(self, scripted: Any, tmp_path: Path) -> None:
-        packed = gzip.compress(BODY)
-        server = scripted(whole("Content-Encoding: gzip", body=packed))
+    @pytest.mark.parametrize("coding", ["gzip", "br", "zstd"])
+    def test_by_default(self, scripted: Any, tmp_path: Path, coding: str) -> None:
+        encoders: dict[str, Any] = {
+            "gzip": gzip.compress,
+            "br": brotli.compress,
+            "zstd": zstd.compress,
+        }
+        server = scripted(whole(f"Content-Encoding: {coding}", body=encoders[coding](BODY)))
         ran = run("fetch", "-o", tmp_path, server.url)
-        assert "gzip" in server.requests[0]["Accept-Encoding"]
+        assert coding in server.requests[0]["Accept-Encoding"].split(", ")
         assert Path(ran.lines[0]["file"]).read_bytes() == BODY
 
     def test_not_at_all(self, scripted: Any, tmp_path: Path) -> None:

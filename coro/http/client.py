@@ -652,7 +652,7 @@ class _Fetch:
                 target.host,
                 None if "unix_socket" in options else target.port,
                 ssl_options=context,
-                server_hostname=target.host if context is not None else None,
+                server_hostname=target.host.partition("%")[0] if context is not None else None,
                 source_ip=options.get("network_interface"),
                 progress=progress,
                 **self._connect_options(),

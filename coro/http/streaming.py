@@ -217,5 +217,6 @@ class StreamedResponse(HTTPResponse):
             pieces.close()
 
     def __repr__(self) -> str:
-        state = "read" if self._pieces.at_end else "open"
+        pieces = self._pieces
+        state = "closed" if pieces.closed else "read" if pieces.at_end else "open"
         return f"<StreamedResponse {self.code} {self.reason} {state}, {self.effective_url}>"

@@ -2,10 +2,15 @@
 
 What a fetch needs of a URL is taken apart once and remembered, for crawlers and gateways ask for
 the same hosts, and often the same pages, again and again.
+
+One thing is added that browsers lack: the zone of a link-local address, as in
+``http://[fe80::1%25eth0]/`` or ``http://[fe80::1%eth0]/``. It names the interface by which this
+machine reaches the address, means nothing to anybody else, and is not sent (RFC 9844).
 """
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 from urllib.parse import unquote
@@ -28,12 +33,12 @@ class Target(NamedTuple):
 
     Attributes:
         scheme: "http" or "https".
-        host: a name in ASCII, or a literal address without brackets.
+        host: a name in ASCII, or a literal address without brackets, perhaps with a zone.
         port: the number, also where the URL leaves it out.
         authority: what the ``Host`` field says: host, and port unless it is the scheme's own.
         path: path and query, as the request line says them.
         username, password: from the URL, decoded; empty if there are none.
-        url: the normalised URL, without fragment.
+        url: the normalised URL, without fragment and zone.
         origin: scheme, host and port: what decides whether credentials may be sent along (RFC 6454
             section 4).
     """
@@ -63,7 +68,8 @@ def parse(url: str) -> Target:
         ValueError: it is not a URL, or its scheme is neither http nor https.
     """
     try:
-        href = ada_url.normalize_url(url)
+        bare, zone = _split_zone(url)
+        href = ada_url.normalize_url(bare)
     except ValueError as error:
         raise ValueError(f"not a URL: {url!r}; it must look like http://host/path") from error
     # Normal form: scheme://user:password@host:port/path?query#fragment, every part escaped.
@@ -80,6 +86,8 @@ def parse(url: str) -> Target:
     if not authority.endswith("]"):
         host, _, port = authority.rpartition(":") if ":" in authority else (authority, "", "")
     host = host.removeprefix("[").removesuffix("]")
+    if zone:
+        host = f"{host}%{zone}"
     number = int(port) if port else default
     return Target(
         scheme,
@@ -97,14 +105,38 @@ def parse(url: str) -> Target:
 def join(base: str, location: str) -> str:
     """Resolve a ``Location`` against the URL it came from (RFC 9110 section 10.2.2).
 
-    The fragment of ``base`` is kept if the location has none.
+    The fragment of ``base`` is kept if the location has none; its zone, if the host is the same.
 
     Raises:
         ValueError: the result is not a URL.
     """
     try:
-        joined = ada_url.join_url(base, location)
+        start, zone = _split_zone(base)
+        target, other_zone = _split_zone(location)
+        joined = ada_url.join_url(start, target)
+        if zone or other_zone:
+            joined = _with_zone(joined, other_zone, start, zone)
     except ValueError as error:
         raise ValueError(f"the location {location!r} is not a URL") from error
     fragment = base.partition("#")[2]
     return f"{joined}#{fragment}" if fragment and "#" not in joined else joined
+
+
+_ZONE = re.compile(
+    r"(\s*https?:[/\\]{2}(?:[^/\\?#]*@)?\[fe[89ab][0-9a-f]:[0-9a-f:.]*)%(?:25)?+([a-z0-9._~-]+)(?=\])",
+    re.IGNORECASE,
+)
+
+
+def _split_zone(url: str) -> tuple[str, str]:
+    """Return a URL without the zone of its host, and the zone; "" if there is none."""
+    found = _ZONE.match(url) if "%" in url else None
+    return (url, "") if found is None else (found[1] + url[found.end() :], found[2])
+
+
+def _with_zone(url: str, zone: str, base: str, base_zone: str) -> str:
+    """Put a zone into a URL: its own, or that of its base, if they have the host in common."""
+    host = ada_url.URL(url).hostname
+    if not zone and host == ada_url.URL(base).hostname:
+        zone = base_zone
+    return url.replace(host, f"{host[:-1]}%25{zone}]", 1) if zone else url

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import socket
 from typing import Any
 
 import pytest
@@ -16,7 +17,8 @@ from coro.gen import coroutine, sleep
 from coro.http import AsyncHTTPClient, HTTPRequest
 from coro.http.client import USER_AGENT
 from coro.loop import IOLoop
-from tests.http.serving import body_of, fields_of, response
+from coro.resolver import Resolver
+from tests.http.serving import body_of, fields_of, redirect, response
 
 # --- methods and bodies ----------------------------------------------------------------------
 
@@ -237,6 +239,24 @@ def test_fields_of_the_caller(fetch: Any, answering: Any) -> None:
     }
     assert second["Accept-Encoding"] == "br"
     assert second["User-Agent"] == "option"
+
+
+def test_a_zone_is_for_this_machine_alone(fetch: Any, answering: Any) -> None:
+    asked = []
+
+    class Recording(Resolver):
+        @coroutine
+        def resolve(self, host: str, port: int, family: int = 0) -> Any:
+            asked.append(host)
+            return [] if family == socket.AF_INET6 else [(socket.AF_INET, ("127.0.0.1", port))]
+
+    server = answering(redirect("/x"), response())
+    got = fetch(f"http://[fe80::1%25eth0]:{server.port}/", resolver=Recording())
+    assert got.effective_url == f"http://[fe80::1%25eth0]:{server.port}/x"
+    assert {*asked} == {"fe80::1%eth0"}
+    for request in server.requests:
+        assert fields_of(request)["Host"] == f"[fe80::1]:{server.port}"
+    assert server.connections == 1
 
 
 def test_a_field_may_be_given_twice(fetch: Any, answering: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import gzip
+import warnings
 from typing import Any
 
 import pytest
@@ -61,6 +62,7 @@ def test_it_comes_with_its_head(run: Any, serve: Any, client: AsyncHTTPClient) -
             assert (yield got.read()) == b""
             assert "read" in repr(got)
             got.close()
+            assert "closed" in repr(got)
 
     run(body)
     assert server.connections == 1
@@ -265,6 +267,22 @@ def test_nobody_wants_the_rest(
 
     run(body)
     assert gc.collect() == 0
+
+
+def test_closed_and_let_go_of_in_one_turn(
+    run: Any, answering: Any, client: AsyncHTTPClient
+) -> None:
+    """Its fetch has not ended then, but nobody forgot to close it."""
+    server = answering(response(bytes(1_000_000)))
+
+    def body() -> Any:
+        with (yield client.fetch(server.url(), stream=True)) as got:
+            assert (yield got.read(1)) == b"\0"
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            del got
+
+    run(body)
 
 
 def test_cancelled_before_the_head(run: Any, serve: Any, client: AsyncHTTPClient) -> None:

@@ -57,6 +57,8 @@ def test_a_domain_stands_for_all_below_it():
         ("ba.test", "a.test"),
         ("www.a.co.uk", "co.uk"),
         ("me.github.io", "github.io"),
+        ("a.b.ck", "b.ck"),  # by the rule "*.ck"
+        ("www.a.公司.cn", "xn--55qx5d.cn"),
         ("foo", "local"),
         ("127.0.0.1", "0.0.1"),
         ("127.0.0.1", "1"),
@@ -75,6 +77,11 @@ def test_a_host_that_cannot_share_may_name_itself(host):
     assert jar.header(f"http://{host}/") == "x=1"
     if ":" not in host:
         assert jar.header(f"http://www.{host}/" if host[0] != "1" else "http://127.0.0.2/") is None
+
+
+def test_exceptions_of_the_list():
+    """All below ck are suffixes, but www.ck is not."""
+    assert jar_of("http://a.www.ck/", "x=1; Domain=www.ck").header("http://b.www.ck/") == "x=1"
 
 
 def test_without_the_list_a_rule_of_thumb_serves(monkeypatch):

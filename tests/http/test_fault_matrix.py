@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from coro.errors import (
+    BodyTooLargeError,
     CancelledError,
     ConnectTimeoutError,
     HTTPClosedError,
@@ -39,8 +40,9 @@ from coro.http import AsyncHTTPClient
 from coro.loop import IOLoop
 from coro.resolver import Resolver
 from tests.http.cancelling import MANY, OK, Rig, fixed
-from tests.http.serving import LoopServer, Peer, Script, chunked, redirect
+from tests.http.serving import LoopServer, Peer, Script, chunked, redirect, response
 from tests.support.authority import Authority
+from tests.support.zstandard import zstd
 
 # A fetch that hangs does so after fewer turns.
 HANGS_BEFORE = 20
@@ -224,6 +226,15 @@ def redirected_to_silence(world: World) -> Place:
     return Place(world.serve(script))
 
 
+BOMB = zstd.compress(bytes(5_000_000))
+
+
+def a_bomb(world: World) -> Place:
+    place = world.plain(response(BOMB, "Content-Encoding: zstd"))
+    place.settings = {"max_body_size": 1_000_000}
+    return place
+
+
 UNTIL_CLOSE = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
 
 # What becomes of a fetch: by each limit, or at once.
@@ -246,6 +257,15 @@ FAULTS: dict[str, tuple[Callable[[World], Place], dict[str, tuple[type, float]] 
     "half a body and the end": (lambda world: world.plain(OK[:-5]), IncompleteBodyError),
     "half a chunk": (lambda world: world.plain(chunked(b"0123")[:-9], "silence"), ANSWERING),
     "a bad chunk": (lambda world: world.plain(chunked(b"01", end=b"x\r\n")), HTTPProtocolError),
+    "not what its coding says": (
+        lambda world: world.plain(response(b"hello", "Content-Encoding: br, gzip, zstd")),
+        HTTPProtocolError,
+    ),
+    "a bomb": (a_bomb, BodyTooLargeError),
+    "half of what is coded": (
+        lambda world: world.plain(response(BOMB, "Content-Encoding: zstd")[:-5], "silence"),
+        ANSWERING,
+    ),
     "interim and silence": (
         lambda world: world.plain(b"HTTP/1.1 103 Hints\r\n\r\n", "silence"),
         ANSWERING,

@@ -63,6 +63,7 @@ class TestRequest:
             "proxy_ssl_options": context,
             "trust_env": True,
             "trace": Exchange(print),
+            "trailers": {"X-Sum": lambda: "7"},
             "proxy_host": "proxy",
             "proxy_port": 3128,
             "proxy_username": "a",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email
 import email.policy
+import gc
 import io
 import os
 from collections.abc import AsyncIterator, Iterator
@@ -16,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.formparser import parse_form_data
 
-from coro.http import HTTPRequest
+from coro.http import AsyncHTTPClient, HTTPRequest
 from tests.http.serving import body_of, fields_of, redirect, response
 
 URL = "http://a/"
@@ -204,6 +205,26 @@ def test_files_without_a_size(fetch: Any, answering: Any, make: Any) -> None:
         body, rest = body + rest[: int(size, 16)], rest[int(size, 16) + 2 :]
     _, files = parsed(fields["Content-Type"], body)
     assert [(name, content) for name, _, _, content in files] == [("f", b"abc"), ("g", b"xyz")]
+
+
+def test_a_file_that_fails_leaves_nothing(
+    fetch: Any, answering: Any, client: AsyncHTTPClient, no_collector: None
+) -> None:
+    class Broken(io.RawIOBase):
+        def seekable(self) -> bool:
+            return False
+
+        def read(self, size: int = -1) -> bytes:
+            raise OSError("the disk is broken")
+
+    server = answering(response())
+    fetch(server.url())
+    gc.collect()
+    with pytest.raises(OSError, match="the disk is broken"):
+        fetch(server.url(), method="POST", data={"a": "1"}, files={"f": Broken()})
+    assert client.statistics()["idle"] == 0, "a connection with half a request is closed"
+    assert fetch(server.url()).code == 200
+    assert gc.collect() == 0
 
 
 def test_a_large_file_is_not_loaded(fetch: Any, answering: Any) -> None:

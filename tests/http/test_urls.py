@@ -30,6 +30,12 @@ TAKEN_APART = {
     "  http://example.com/x \n": ("http", "example.com", 80, "example.com", "/x"),
     "http://u:p@example.com:81/x": ("http", "example.com", 81, "example.com:81", "/x"),
     "http://u@[::1]/": ("http", "::1", 80, "[::1]", "/"),
+    "http://faß.example/": ("http", "xn--fa-hia.example", 80, "xn--fa-hia.example", "/"),
+    "http://☃.example./": ("http", "xn--n3h.example.", 80, "xn--n3h.example.", "/"),
+    "http://１２７.１/": ("http", "127.0.0.1", 80, "127.0.0.1", "/"),
+    "http://%65x.example/": ("http", "ex.example", 80, "ex.example", "/"),
+    "http://[::ffff:1.2.3.4]/": ("http", "::ffff:102:304", 80, "[::ffff:102:304]", "/"),
+    "http://[FE80::0:1]/": ("http", "fe80::1", 80, "[fe80::1]", "/"),
     "http:\\\\example.com\\x": ("http", "example.com", 80, "example.com", "/x"),
 }
 
@@ -63,6 +69,20 @@ def test_credentials(place: str, expected: tuple[str, str]) -> None:
     assert target.host == target.authority == "example.com"
 
 
+@pytest.mark.parametrize("zone", ["%25eth0", "%eth0"])
+def test_the_zone_of_an_address(zone: str) -> None:
+    target = parse(f"http://u:p@[FE80::0:1{zone}]:81/a%25b")
+    assert target[:5] == ("http", "fe80::1%eth0", 81, "[fe80::1]:81", "/a%25b")
+    assert target.origin == ("http", "fe80::1%eth0", 81)
+    assert target.url == "http://u:p@[fe80::1]:81/a%25b"
+    base = f"http://[fe80::1{zone}]:81/a/b#f"
+    assert join(base, "c") == "http://[fe80::1%25eth0]:81/a/c#f"
+    assert join(base, "http://[FE80:0::1]/c") == "http://[fe80::1%25eth0]/c#f"
+    assert join(base, "http://[fe80::2]/c") == "http://[fe80::2]/c#f"
+    assert join(base, f"http://[fe80::2{zone}]/c") == "http://[fe80::2%25eth0]/c#f"
+    assert join("http://a/", f"http://[fe80::1{zone}]/c") == "http://[fe80::1%25eth0]/c"
+
+
 REFUSED = {
     "": "not a URL",
     "/path": "not a URL",
@@ -73,6 +93,13 @@ REFUSED = {
     "http://example.com:99999/": "not a URL",
     "http://example.com:x/": "not a URL",
     "http://[::1/": "not a URL",
+    "http://[::1%25lo]/": "not a URL",
+    "http://[fe80::1%25]/": "not a URL",
+    "http://[fe80::1%25a/b]/": "not a URL",
+    "http://256.1.1.1/": "not a URL",
+    "http://a%00b/": "not a URL",
+    "http://a%2fb/": "not a URL",
+    "http://\u202e.example/": "not a URL",
     "http://a\0b/": "not a URL",
     "http://a/\ud800": "not a URL",
     "ftp://example.com/": "the scheme 'ftp' is neither",
