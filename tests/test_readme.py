@@ -23,7 +23,9 @@ def test_the_second_program_fetches(raw_server: RawServerFactory) -> None:
 
 def test_each_example_is_listed() -> None:
     root = Path(__file__).parent.parent
-    listed = re.findall(r"^- \[`\w+\.py`\]\(([^)]+)\)", (root / "README.md").read_text(), re.MULTILINE)
+    listed = re.findall(
+        r"^- \[`\w+\.py`\]\(([^)]+)\)", (root / "README.md").read_text(), re.MULTILINE
+    )
     # ``make demo`` is a target, and parts of other examples are not begun with.
     parts = {"demo.py", "demo_service.py", "crawler_frontier.py"}
     there = {path.name for path in (root / "examples").glob("*.py")} - parts
