@@ -16,7 +16,7 @@ import logging
 import secrets
 import signal
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -183,10 +183,22 @@ def serve(shortener: Shortener, port: int) -> Generator[Any, Any, None]:
     yield server.shutdown(GRACE)
 
 
+def database(*schemes: str) -> Callable[[str], str]:
+    """Return what reads the URL of a database."""
+
+    def read(text: str) -> str:
+        if urlsplit(text).scheme not in schemes:
+            raise argparse.ArgumentTypeError(f"it begins with {schemes[0]}://")
+        return text
+
+    return read
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="A URL shortener on PostgreSQL and Redis.")
-    parser.add_argument("--postgres", required=True, metavar="URL", help="postgresql://...")
-    parser.add_argument("--redis", required=True, metavar="URL", help="redis://...")
+    postgres, keys = database("postgresql", "postgres"), database("redis", "rediss", "unix")
+    parser.add_argument("--postgres", type=postgres, required=True, metavar="URL")
+    parser.add_argument("--redis", type=keys, required=True, metavar="URL")
     parser.add_argument("--port", type=int, default=8080, help="0: a free one")
     parser.add_argument("--limit", type=float, default=3.0, help="seconds that a database has")
     arguments = parser.parse_args()

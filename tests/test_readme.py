@@ -1,5 +1,8 @@
 """The README's programs run as they stand there."""
 
+import re
+from pathlib import Path
+
 from tests.conftest import RawServerFactory
 from tests.support.documents import programs, run
 from tests.support.raw_server import answer
@@ -16,3 +19,14 @@ def test_the_second_program_fetches(raw_server: RawServerFactory) -> None:
     server = raw_server(answer(PAGE))
     printed = run(SECOND.source, server.url("/one"), server.url("/two"))
     assert printed.count("Epoll, it says") == 2
+
+
+def test_each_example_is_listed() -> None:
+    root = Path(__file__).parent.parent
+    listed = re.findall(
+        r"^- \[`\w+\.py`\]\(([^)]+)\)", (root / "README.md").read_text(), re.MULTILINE
+    )
+    # ``make demo`` is a target, and parts of other examples are not begun with.
+    parts = {"demo.py", "demo_service.py", "crawler_frontier.py"}
+    there = {path.name for path in (root / "examples").glob("*.py")} - parts
+    assert sorted(listed) == sorted(f"examples/{name}" for name in there)

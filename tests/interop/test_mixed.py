@@ -131,3 +131,16 @@ def test_a_database_that_is_not_there(
     assert "refused" in done.stderr or "Connect call failed" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert "secret" not in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--postgres", "--redis"])
+def test_a_wrong_call(option: str) -> None:
+    done = subprocess.run(
+        command("mixed.py", option, "localhost"),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=LIMIT,
+    )
+    assert done.returncode == 2
+    assert f"argument {option}: it begins with" in done.stderr
