@@ -23,8 +23,9 @@ from tests.support.raw_server import RawServer, Script
 # The tests of these modules run on native loops, and once more inside asyncio and inside uvloop.
 _ON_ALL_LOOPS = re.compile(
     r"tests\.(test_(connector|stream\w*|tcp|tcpserver|tls_events|tls_stream|transfer)"
-    r"|http\.test_(client\w*|connection\w*|incoming|lifetimes|pool|proxy|server\w*|tunnel)"
-    r"|interop\.test_(nginx_fetch|openssl))"
+    r"|http\.test_(client\w*|connection\w*|events|incoming|lifetimes|pool|proxy|server\w*|tunnel)"
+    r"|http\.test_websocket\w*"
+    r"|interop\.test_(nginx_fetch|openssl|websockets))"
 )
 
 

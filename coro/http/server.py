@@ -324,6 +324,7 @@ class ServerConnection:
                 yield from self._refuse(RefusalError(408, "the request took too long"))
         finally:
             server._live.pop(self, None)
+            self._on_stop = None
             self._disarm()
             if self._phase != _LEFT:
                 stream.close()
