@@ -47,13 +47,20 @@ from coro.http.handshake import (
     client_fields,
     new_key,
 )
+from coro.http.headers import HTTPHeaders
 from coro.http.messages import HTTPRequest, HTTPResponse
 from coro.http.request import HTTPServerRequest
 from coro.stream import IOStream, SSLIOStream
 from coro.tcp import Handover
 from coro.timers import Timer
 
-__all__ = ["WebSocketConnection", "WebSocketHandler", "WebSocketOptions", "websocket_connect"]
+__all__ = [
+    "WebSocketConnection",
+    "WebSocketHandler",
+    "WebSocketOptions",
+    "accept",
+    "websocket_connect",
+]
 
 _app_log = logging.getLogger("coro.application")
 _log = logging.getLogger("coro.general")
@@ -297,10 +304,6 @@ class WebSocketConnection:
         Raises:
             ValueError: another code, or a reason that is too long.
         """
-        if not (1000 <= code <= 1003 or 1007 <= code <= 1013 or 3000 <= code <= 4999):
-            raise ValueError(f"{code!r} is no code to close with (RFC 6455 section 7.4)")
-        if len(reason.encode()) > 123:
-            raise ValueError("a reason has at most 123 bytes (RFC 6455 section 5.5)")
         self.begin_close(code, reason)
         if self._task is not None:
             yield shield(self._task)
@@ -432,6 +435,10 @@ class WebSocketConnection:
 
     def begin_close(self, code: int, reason: str = "") -> None:
         """Begin to close, if nobody has; see ``close``."""
+        if not (1000 <= code <= 1003 or 1007 <= code <= 1013 or 3000 <= code <= 4999):
+            raise ValueError(f"{code!r} is no code to close with (RFC 6455 section 7.4)")
+        if len(reason.encode()) > 123:
+            raise ValueError("a reason has at most 123 bytes (RFC 6455 section 5.5)")
         if self._state != _OPEN:
             return
         self._enter_closing()
@@ -707,7 +714,7 @@ def accept(
     options: WebSocketOptions,
     *,
     subprotocol: str | None = None,
-    headers: Any = None,
+    headers: HTTPHeaders | None = None,
 ) -> WebSocketConnection:
     """Open the WebSocket that a request asks for.
 
@@ -718,8 +725,8 @@ def accept(
         headers: further fields of the response.
     """
     fields, deflate = opening.answer(subprotocol, options.compression_options)
-    if headers is not None:
-        fields.update(headers)
+    for name, value in () if headers is None else headers.get_all():
+        fields.add(name, value)
     stream = request.upgrade(101, fields)
     connection = WebSocketConnection(
         stream, options, client=False, subprotocol=subprotocol, deflate=deflate, request=request

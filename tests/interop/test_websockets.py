@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import random
 import threading
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import pytest
+from fastapi import FastAPI, WebSocket, WebSocketDisconnect, WebSocketException
 from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK, InvalidStatus
 from websockets.extensions.permessage_deflate import (
     ClientPerMessageDeflateFactory,
@@ -20,7 +22,9 @@ from websockets.extensions.permessage_deflate import (
 )
 from websockets.sync.client import connect as dial
 from websockets.sync.server import ServerConnection, serve
+from websockets.typing import Subprotocol
 
+from coro.asgi import ASGIHandler
 from coro.gen import coroutine, to_thread
 from coro.http import AsyncHTTPClient, HTTPError, HTTPServer
 from coro.http.websocket import WebSocketConnection, WebSocketHandler, websocket_connect
@@ -181,6 +185,36 @@ class TestTheirClient:
                     assert peer.recv() == message
 
         with_server(loop, WebSocketHandler(echo), scene, ssl_options=ca.server_context())
+
+
+def test_fastapi(loop: IOLoop) -> None:
+    """An application of FastAPI on coro's server."""
+    app = FastAPI()
+
+    @app.websocket("/rooms/{name}")
+    async def room(socket: WebSocket, name: str) -> None:
+        if name == "secret":
+            raise WebSocketException(1008)
+        await socket.accept("chat")
+        try:
+            while True:
+                await socket.send_json({"room": name, "said": await socket.receive_text()})
+        except WebSocketDisconnect as gone:
+            told.append(gone.code)
+
+    told: list[int] = []
+
+    def scene(port: int) -> None:
+        url = f"ws://127.0.0.1:{port}/rooms"
+        with dial(f"{url}/a", subprotocols=[Subprotocol("chat")], proxy=None) as peer:
+            peer.send("hello")
+            assert json.loads(peer.recv()) == {"room": "a", "said": "hello"}
+            peer.close(4000)
+        with pytest.raises(InvalidStatus, match="403"):
+            dial(f"{url}/secret", proxy=None)
+
+    with_server(loop, ASGIHandler(app), scene, stream_body=True)
+    assert told == [4000]
 
 
 @contextlib.contextmanager
