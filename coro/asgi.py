@@ -1,27 +1,33 @@
 """ASGI applications (Starlette, FastAPI, Django, Quart, ...) on coro's server.
 
 ``ASGIHandler(app)`` is a handler for ``HTTPServer(handler, stream_body=True)``: it calls the
-application for each request, with the ``scope``, ``receive`` and ``send`` of ASGI 3. ``Lifespan``
-tells an application of the beginning and the end.
+application for each request and each WebSocket, with the ``scope``, ``receive`` and ``send`` of
+ASGI 3. ``Lifespan`` tells an application of the beginning and the end.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Generator, MutableMapping
+from collections.abc import Awaitable, Callable, Generator, Mapping, MutableMapping
 from functools import lru_cache
 from typing import Any, TypeAlias
 from urllib.parse import unquote
 
 from coro.errors import CancelledError, StreamClosedError
 from coro.future import Future
-from coro.gen import convert_yielded, coroutine
+from coro.gen import convert_yielded, coroutine, shield
 from coro.http.framing import parse_length
-from coro.http.headers import check_name, is_field_block
+from coro.http.headers import HTTPHeaders, check_name, is_field_block
 from coro.http.request import HTTPServerRequest
 from coro.http.response import Response
 from coro.http.server import ResponseWriter
 from coro.queues import Queue
+
+try:
+    from coro.http import websocket
+    from coro.http.handshake import HandshakeError, Opening
+except ImportError:
+    websocket = None  # type: ignore[assignment]
 
 __all__ = ["ASGIApplication", "ASGIHandler", "Lifespan", "LifespanError"]
 
@@ -55,19 +61,34 @@ class ASGIHandler:
         app: the application.
         root_path: where it is mounted (a path without a slash at its end).
         state: what ``Lifespan`` gave it.
+        allowed_origins: from which pages browsers may open WebSockets, see ``WebSocketHandler``;
+            by default the application decides.
+        websocket_options: those of ``WebSocketOptions``.
     """
 
     def __init__(
-        self, app: ASGIApplication, *, root_path: str = "", state: dict[str, Any] | None = None
+        self,
+        app: ASGIApplication,
+        *,
+        root_path: str = "",
+        state: dict[str, Any] | None = None,
+        allowed_origins: Any = "*",
+        websocket_options: Mapping[str, Any] | None = None,
     ) -> None:
         self.app = app
         self.root_path = root_path
         self.state = state
+        self.allowed_origins = allowed_origins
+        self.websocket_options = dict(websocket_options or {})
         # The calls of the application that are under way.
         self.tasks: set[Future[None]] = set()
 
     def __call__(self, request: HTTPServerRequest) -> Response | Future[Response | None] | None:
         """Begin to serve a request."""
+        if request.head.upgrade is not None and request.head.upgrade.lower() == "websocket":
+            if websocket is not None:
+                return self._open(request)
+            _app_log.warning("WebSockets need wsproto: pip install 'coro-loop[websocket]'")
         exchange = _Exchange(request)
         task = convert_yielded(self.app(self._scope(request), exchange.receive, exchange.send))
         if task.done():
@@ -79,10 +100,25 @@ class ASGIHandler:
             return exchange.response
         return exchange.wait(task)
 
+    def _open(self, request: HTTPServerRequest) -> Response | Future[Response | None]:
+        """Begin to serve a WebSocket."""
+        try:
+            opening = Opening(request, self.allowed_origins)
+        except HandshakeError as error:
+            return error.response
+        scope = self._scope(request)
+        del scope["method"]
+        scope["type"] = "websocket"
+        scope["scheme"] = "wss" if request.protocol == "https" else "ws"
+        scope["subprotocols"] = opening.subprotocols
+        scope["extensions"] = {"websocket.http.response": {}}
+        socket = _Socket(request, opening, websocket.WebSocketOptions(**self.websocket_options))
+        return socket.serve(self.app(scope, socket.receive, socket.send))
+
     def _scope(self, request: HTTPServerRequest) -> Scope:
         head = request.head
         path = head.path
-        scope = {
+        scope: Scope = {
             "type": "http",
             "asgi": _VERSION,
             "http_version": head.http_version,
@@ -220,6 +256,124 @@ class _Exchange:
             written = writer.finish()
             self._complete(None)
         return written
+
+
+class _Socket:
+    """One WebSocket, as the application sees it."""
+
+    __slots__ = (
+        "_answered",
+        "_body",
+        "_connection",
+        "_denial",
+        "_opening",
+        "_options",
+        "_request",
+        "_told",
+    )
+
+    def __init__(self, request: HTTPServerRequest, opening: Any, options: Any) -> None:
+        self._request = request
+        self._opening = opening
+        self._options = options
+        self._connection: Any = None
+        # What to answer instead of opening it, and its body so far.
+        self._denial: Response | None = None
+        self._body = b""
+        # Whether the application was told that somebody connects; done when it has answered.
+        self._told = False
+        self._answered: Future[None] = Future()
+
+    @coroutine
+    def serve(self, call: Awaitable[None]) -> Generator[Any, Any, Response | None]:
+        """Wait for the application; return the response if it opened nothing."""
+        code = 1000
+        try:
+            yield call
+        except CancelledError:
+            if self._connection is not None:
+                self._connection.leave(1001)
+            raise
+        except Exception as error:
+            if self._connection is None and self._denial is None:
+                raise
+            if not (
+                isinstance(error, StreamClosedError)
+                and self._denial is None
+                and self._connection.closed()
+            ):
+                code = 1011
+                _app_log.error("Exception in the ASGI application", exc_info=error)
+        if self._connection is not None:
+            yield self._connection.close(code)
+        elif self._denial is None:
+            raise RuntimeError("the ASGI application returned without having opened the WebSocket")
+        return self._denial
+
+    # --- what the application calls --------------------------------------------------------
+
+    @coroutine
+    def receive(self) -> Generator[Any, Any, Message]:
+        """Return the next event."""
+        if not self._told:
+            self._told = True
+            return {"type": "websocket.connect"}
+        if not self._answered.done():
+            yield shield(self._answered)
+        connection = self._connection
+        if connection is None:
+            return {"type": "websocket.disconnect", "code": 1006, "reason": ""}
+        message = yield connection.read_message()
+        if message is None:
+            code, reason = connection.close_code, connection.close_reason
+            return {"type": "websocket.disconnect", "code": code or 1005, "reason": reason or ""}
+        return {
+            "type": "websocket.receive",
+            "text" if isinstance(message, str) else "bytes": message,
+        }
+
+    def send(self, message: Message) -> Future[None]:
+        """Take what is to be sent, or done."""
+        kind = message["type"]
+        nothing: Future[None] = self._request.connection.stream.io_loop.nothing
+        if self._connection is not None:
+            if kind == "websocket.send":
+                text = message.get("text")
+                sent: Future[None] = self._connection.write_message(
+                    message["bytes"] if text is None else text
+                )
+                return sent
+            if kind == "websocket.close":
+                self._connection.begin_close(message.get("code", 1000), message.get("reason") or "")
+                return nothing
+        elif self._answered.done():
+            pass
+        elif kind == "websocket.accept":
+            fields = HTTPHeaders.from_pairs(message.get("headers", ()))
+            self._connection = websocket.accept(
+                self._request,
+                self._opening,
+                self._options,
+                subprotocol=message.get("subprotocol"),
+                headers=fields,
+            )
+            self._answered.set_result(None)
+            return nothing
+        elif kind == "websocket.close":
+            self._denial = Response("403 Forbidden\n", 403)
+            self._answered.set_result(None)
+            return nothing
+        elif kind == "websocket.http.response.start" and self._denial is None:
+            lines, _ = _encode(tuple((name, value) for name, value in message["headers"]))
+            self._denial = Response.encoded(b"", message["status"], lines)
+            return nothing
+        elif kind == "websocket.http.response.body" and self._denial is not None:
+            self._body += message.get("body", b"")
+            if not message.get("more_body", False):
+                self._denial.body = self._body
+                self._answered.set_result(None)
+            return nothing
+        raise RuntimeError(f"unexpected ASGI message {kind!r}")
 
 
 @lru_cache(1024)

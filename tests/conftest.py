@@ -25,8 +25,9 @@ from tests.support.raw_server import RawServer, Script
 # The tests of these modules run on native loops, and once more inside asyncio and inside uvloop.
 _ON_ALL_LOOPS = re.compile(
     r"tests\.(test_(asgi|connector|stream\w*|tcp|tcpserver|tls_events|tls_stream|transfer)"
-    r"|http\.test_(client\w*|connection\w*|fault_matrix|files|hop|lifetimes|pool|server\w*|tunnel)"
-    r"|interop\.test_(nginx_fetch|openssl))"
+    r"|http\.test_(client\w*|connection\w*|events|fault_matrix|files|hop|lifetimes|pool)"
+    r"|http\.test_(server\w*|tunnel|websocket\w*)"
+    r"|interop\.test_(nginx_fetch|openssl|websockets))"
 )
 # Of these, the tests that ask for ``loop``.
 _WITH_A_LOOP = re.compile(

@@ -12,7 +12,9 @@ import pytest
 from coro.asgi import ASGIHandler, Lifespan, LifespanError
 from coro.future import Future
 from coro.gen import coroutine, moment, sleep
+from coro.http import AsyncHTTPClient, HTTPError
 from coro.http.server import HTTPServer
+from coro.http.websocket import websocket_connect
 from coro.loop import IOLoop
 from coro.tcp import connect
 from tests.support.virtual import closing_loop, turns
@@ -25,6 +27,7 @@ LAST = b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 def loop() -> Iterator[IOLoop]:
     with closing_loop() as loop:
         yield loop
+        AsyncHTTPClient().close()
         turns(loop, 3)
         left = loop.statistics()
         assert (left["handlers"], left["timers"], left["tasks"]) == (0, 0, 0)
@@ -359,3 +362,202 @@ class TestLifespan:
 
         with pytest.raises(LifespanError, match="no database"):
             self.run(loop, app)
+
+
+class TestWebSockets:
+    def dial(self, loop: IOLoop, server: HTTPServer, path: str = "/", **options: Any) -> Any:
+        url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}{path}"
+        return loop.run_sync(lambda: websocket_connect(url, **options))
+
+    def test_there_and_back(self, loop: IOLoop, serve: Any) -> None:
+        scopes: list[Any] = []
+        told: list[Any] = []
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            scopes.append(scope)
+            assert await receive() == {"type": "websocket.connect"}
+            await send(
+                {
+                    "type": "websocket.accept",
+                    "subprotocol": "b",
+                    "headers": [(b"x-one", b"1"), (b"set-cookie", b"a=1"), (b"set-cookie", b"b=2")],
+                }
+            )
+            while (message := await receive())["type"] == "websocket.receive":
+                told.append(message)
+                await send(
+                    {"type": "websocket.send", "text": None, "bytes": None}
+                    | {key: message[key] for key in ("text", "bytes") if key in message}
+                )
+            told.append(message)
+            assert await receive() == message
+            with pytest.raises(OSError):
+                await send({"type": "websocket.send", "text": "late"})
+
+        server = serve(
+            app, root_path="/api", state={"db": 1}, websocket_options={"compression_options": {}}
+        )
+        connection = self.dial(
+            loop, server, "/a%20b?c=%20", subprotocols=["a", "b"], compression_options={}
+        )
+        assert connection.selected_subprotocol == "b"
+        assert connection.response.headers["X-One"] == "1"
+        assert connection.response.headers.get_list("Set-Cookie") == ["a=1", "b=2"]
+        assert "Sec-WebSocket-Extensions" in connection.response.headers
+        for sent in ("text", b"bytes", "", b""):
+            connection.write_message(sent)
+            assert loop.run_sync(connection.read_message) == sent
+        loop.run_sync(lambda: connection.close(4000, "bye"))
+        assert told == [
+            {"type": "websocket.receive", "text": "text"},
+            {"type": "websocket.receive", "bytes": b"bytes"},
+            {"type": "websocket.receive", "text": ""},
+            {"type": "websocket.receive", "bytes": b""},
+            {"type": "websocket.disconnect", "code": 4000, "reason": "bye"},
+        ]
+        (scope,) = scopes
+        for key in ("client", "headers"):
+            assert scope.pop(key)
+        assert scope == {
+            "type": "websocket",
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "http_version": "1.1",
+            "scheme": "ws",
+            "path": "/a b",
+            "raw_path": b"/a%20b",
+            "query_string": b"c=%20",
+            "root_path": "/api",
+            "server": server.sockets[0].getsockname(),
+            "subprotocols": ["a", "b"],
+            "state": {"db": 1},
+            "extensions": {"websocket.http.response": {}},
+        }
+
+    @pytest.mark.parametrize("pause", [False, True])
+    def test_closed_by_the_application(self, loop: IOLoop, serve: Any, pause: bool) -> None:
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await receive()
+            if pause:
+                await moment
+            await send({"type": "websocket.accept"})
+            await send({"type": "websocket.send", "text": "last"})
+            await send({"type": "websocket.close", "code": 3000, "reason": "enough"})
+            assert (await receive())["code"] == 3000
+
+        connection = self.dial(loop, serve(app))
+        assert loop.run_sync(connection.read_message) == "last"
+        assert loop.run_sync(connection.read_message) is None
+        assert (connection.close_code, connection.close_reason) == (3000, "enough")
+
+    @pytest.mark.parametrize("returns", [False, True])
+    def test_one_that_ends_without_closing(
+        self, loop: IOLoop, serve: Any, returns: bool, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await receive()
+            await send({"type": "websocket.accept"})
+            await moment
+            if not returns:
+                raise ValueError("mine")
+
+        connection = self.dial(loop, serve(app))
+        assert loop.run_sync(connection.read_message) is None
+        assert connection.close_code == (1000 if returns else 1011)
+        assert ("ValueError: mine" in caplog.text) == (not returns)
+
+    def test_denied(self, loop: IOLoop, serve: Any) -> None:
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await receive()
+            await send({"type": "websocket.close", "code": 4000})
+            assert (await receive())["type"] == "websocket.disconnect"
+
+        with pytest.raises(HTTPError) as caught:
+            self.dial(loop, serve(app))
+        assert caught.value.code == 403
+
+    def test_denied_with_a_response(self, loop: IOLoop, serve: Any) -> None:
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await receive()
+            start = {"type": "websocket.http.response.start", "status": 401}
+            await send({**start, "headers": [(b"www-authenticate", b"Basic")]})
+            body = {"type": "websocket.http.response.body"}
+            await send({**body, "body": b"who ", "more_body": True})
+            await send({**body, "body": b"are you"})
+
+        with pytest.raises(HTTPError) as caught:
+            self.dial(loop, serve(app))
+        assert caught.value.code == 401
+        assert caught.value.response.headers["WWW-Authenticate"] == "Basic"
+        assert caught.value.response.body == b"who are you"
+
+    @pytest.mark.parametrize("fault", ["raises", "returns", "sends first", "strange"])
+    def test_one_that_fails_before(
+        self, loop: IOLoop, serve: Any, fault: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            if fault == "raises":
+                raise ValueError("mine")
+            if fault == "sends first":
+                await send({"type": "websocket.send", "text": "x"})
+            if fault == "strange":
+                await send({"type": "http.response.start"})
+
+        with pytest.raises(HTTPError) as caught:
+            self.dial(loop, serve(app))
+        assert caught.value.code == 500
+        assert caplog.records
+
+    def test_not_a_handshake(self, loop: IOLoop, serve: Any, talk: Any) -> None:
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            raise AssertionError
+
+        stream = talk(serve(app))
+        stream.write(GET[:-2] + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        head = loop.run_sync(lambda: stream.read_until(b"\r\n\r\n"))
+        assert head.startswith(b"HTTP/1.1 426 ")
+
+    @pytest.mark.parametrize(("allowed", "opens"), [("*", True), (None, False)])
+    def test_origins(self, loop: IOLoop, serve: Any, allowed: Any, opens: bool) -> None:
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await send({"type": "websocket.accept"})
+
+        server = serve(app, allowed_origins=allowed)
+        headers = {"Origin": "https://elsewhere.example"}
+        if opens:
+            loop.run_sync(self.dial(loop, server, headers=headers).close)
+        else:
+            with pytest.raises(HTTPError, match="403"):
+                self.dial(loop, server, headers=headers)
+
+    def test_a_stop(self, loop: IOLoop, serve: Any) -> None:
+        told: list[Any] = []
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await receive()
+            await send({"type": "websocket.accept"})
+            told.append(await receive())
+
+        server = serve(app)
+        connection = self.dial(loop, server)
+        stopping = server.shutdown(60)
+        assert loop.run_sync(connection.read_message) is None
+        assert connection.close_code == 1001
+        loop.run_sync(lambda: stopping)
+        assert told[0]["type"] == "websocket.disconnect"
+        assert told[0]["code"] == 1001
+
+    def test_a_stop_that_an_application_ignores(self, loop: IOLoop, serve: Any) -> None:
+        ended: list[str] = []
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await send({"type": "websocket.accept"})
+            try:
+                await sleep(1000)
+            finally:
+                ended.append("cancelled")
+
+        server = serve(app)
+        connection = self.dial(loop, server)
+        loop.run_sync(lambda: server.shutdown(1))
+        assert ended == ["cancelled"]
+        assert loop.run_sync(connection.read_message) is None

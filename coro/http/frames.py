@@ -176,7 +176,8 @@ class FrameCodec:
 
     def close(self, code: int, reason: str = "") -> bytes:
         """Return the frame that closes, or that answers the peer's; 1005 for no code."""
-        return bytes(self._wire.send(CloseConnection(code, reason or None)))
+        known = CloseReason.NO_STATUS_RCVD if code == CloseReason.NO_STATUS_RCVD else code
+        return bytes(self._wire.send(CloseConnection(known, reason or None)))
 
 
 class _Intake(Extension):

@@ -176,9 +176,7 @@ class Opening:
 
     def __init__(self, request: HTTPServerRequest, allowed_origins: AllowedOrigins) -> None:
         headers = request.headers
-        if "websocket" not in _tokens(headers.get("Upgrade", "")) or "upgrade" not in _tokens(
-            headers.get("Connection", "")
-        ):
+        if "websocket" not in _tokens(request.head.upgrade or ""):
             raise HandshakeError(
                 "here is a WebSocket", 426, Upgrade="websocket", Connection="Upgrade"
             )

@@ -338,6 +338,7 @@ class ServerConnection:
                 yield from self._refuse(RefusalError(408, "the request took too long"))
         finally:
             server._live.pop(self, None)
+            self._on_stop = None
             self._disarm()
             # They refer to this, the last one by the traceback of its error.
             self._request = self._writer = self._reading = None

@@ -47,13 +47,20 @@ from coro.http.handshake import (
     client_fields,
     new_key,
 )
+from coro.http.headers import HTTPHeaders
 from coro.http.messages import HTTPRequest, HTTPResponse
 from coro.http.request import HTTPServerRequest
 from coro.stream import IOStream, SSLIOStream
 from coro.tcp import Handover
 from coro.timers import Timer
 
-__all__ = ["WebSocketConnection", "WebSocketHandler", "WebSocketOptions", "websocket_connect"]
+__all__ = [
+    "WebSocketConnection",
+    "WebSocketHandler",
+    "WebSocketOptions",
+    "accept",
+    "websocket_connect",
+]
 
 _app_log = logging.getLogger("coro.application")
 _log = logging.getLogger("coro.general")
@@ -75,6 +82,9 @@ _MAX_UNSENT = 256 * 1024
 
 # Events after which others on the loop get their turn.
 _TURN = 64
+
+# Why, if nothing else is known.
+_LOST = "the connection was lost"
 
 _OPEN, _CLOSING, _CLOSED = range(3)
 _STATE_NAMES = ("open", "closing", "closed")
@@ -198,7 +208,7 @@ class WebSocketConnection:
 
     def closed(self) -> bool:
         """Whether it is closed, or closing: nothing can be sent any more."""
-        return self._state != _OPEN
+        return self._state != _OPEN or self._stream.closed()
 
     # --- messages --------------------------------------------------------------------------
 
@@ -245,7 +255,7 @@ class WebSocketConnection:
             TypeError: a message of another kind.
             ValueError: bytes that are to be sent as text and are not UTF-8.
         """
-        if self._state != _OPEN:
+        if self.closed():
             raise self._closed_error()
         if isinstance(message, dict):
             message = json.dumps(message, ensure_ascii=False, separators=(",", ":"))
@@ -269,7 +279,7 @@ class WebSocketConnection:
             WebSocketClosedError: the connection is closed, or (in the future) closes.
             ValueError: the data are too long, or those of a ping that was not answered yet.
         """
-        if self._state != _OPEN:
+        if self.closed():
             raise self._closed_error()
         payload = data.encode() if isinstance(data, str) else bytes(data)
         payload = payload or b"%d" % next(self._counter)
@@ -289,15 +299,11 @@ class WebSocketConnection:
         Messages that still come are dropped. It need not be waited for.
 
         Arguments:
-            code: 1000 to 1003, 1007 to 1014, or 3000 to 4999 (RFC 6455 section 7.4).
+            code: 1000 to 1003, 1007 to 1013, or 3000 to 4999 (RFC 6455 section 7.4).
             reason: at most 123 bytes in UTF-8.
         Raises:
             ValueError: another code, or a reason that is too long.
         """
-        if not (1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999):
-            raise ValueError(f"{code!r} is no code to close with (RFC 6455 section 7.4)")
-        if len(reason.encode()) > 123:
-            raise ValueError("a reason has at most 123 bytes (RFC 6455 section 5.5)")
         self.begin_close(code, reason)
         if self._task is not None:
             yield shield(self._task)
@@ -327,6 +333,8 @@ class WebSocketConnection:
     # --- sending ---------------------------------------------------------------------------
 
     def _closed_error(self) -> WebSocketClosedError:
+        if self.close_code is None and self._stream.closed():
+            return WebSocketClosedError(1006, _LOST)
         return WebSocketClosedError(self.close_code, self.close_reason)
 
     def _send(self, data: bytes) -> Future[None]:
@@ -391,6 +399,9 @@ class WebSocketConnection:
                 steps += 1
                 if steps % _TURN == 0:
                     yield moment
+                    if self._state != _OPEN and stream.closed():
+                        # Given up here: what is left of what came counts no more.
+                        raise StreamClosedError(stream.error)
             if stream.unsent() > _MAX_UNSENT:
                 yield stream.write(b"")
             data = yield stream.read_bytes(stream.read_chunk_size, True)
@@ -424,6 +435,10 @@ class WebSocketConnection:
 
     def begin_close(self, code: int, reason: str = "") -> None:
         """Begin to close, if nobody has; see ``close``."""
+        if not (1000 <= code <= 1003 or 1007 <= code <= 1013 or 3000 <= code <= 4999):
+            raise ValueError(f"{code!r} is no code to close with (RFC 6455 section 7.4)")
+        if len(reason.encode()) > 123:
+            raise ValueError("a reason has at most 123 bytes (RFC 6455 section 5.5)")
         if self._state != _OPEN:
             return
         self._enter_closing()
@@ -474,7 +489,7 @@ class WebSocketConnection:
         self._task = None
         if self.close_code is None:
             self.close_code = 1006
-            self.close_reason = self.close_reason or "the connection was lost"
+            self.close_reason = self.close_reason or _LOST
         pings, self._pings = self._pings, {}
         for future, _ in pings.values():
             if not future.done():
@@ -673,7 +688,11 @@ class WebSocketHandler:
         try:
             result = self.function(connection, **places)
             if result is not None:
-                yield result
+                try:
+                    yield result
+                finally:
+                    # It holds its error, whose traceback refers to this frame.
+                    del result
         except CancelledError:
             connection.leave(1001)
             raise
@@ -695,7 +714,7 @@ def accept(
     options: WebSocketOptions,
     *,
     subprotocol: str | None = None,
-    headers: Any = None,
+    headers: HTTPHeaders | None = None,
 ) -> WebSocketConnection:
     """Open the WebSocket that a request asks for.
 
@@ -706,8 +725,8 @@ def accept(
         headers: further fields of the response.
     """
     fields, deflate = opening.answer(subprotocol, options.compression_options)
-    if headers is not None:
-        fields.update(headers)
+    for name, value in () if headers is None else headers.get_all():
+        fields.add(name, value)
     stream = request.upgrade(101, fields)
     connection = WebSocketConnection(
         stream, options, client=False, subprotocol=subprotocol, deflate=deflate, request=request
