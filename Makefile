@@ -30,7 +30,7 @@ test: lint suite  ## Lint, then the whole test suite
 
 suite: $(TEST)/.made  ## The test suite alone (PYTEST_ARGS='-k name' chooses)
 	@echo "== pytest, Python $(VERSION)"
-	@$(TEST)/bin/python -m pytest $(PYTEST_ARGS)
+	@$(TEST)/bin/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
 
 lint: $(TEST)/.made  ## Format check, ruff, mypy, and that imports go down only
 	@echo "== ruff format"

@@ -1,6 +1,7 @@
 """The command ``coro``.
 
-From below: ``pipes``, ``files``, ``display``, ``exchange``, ``fetching``, ``command``.
+From below: ``pipes``, ``files``, ``display``, ``exchange``, ``fetching``,
+``serving``, ``command``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The command: ``coro fetch URL...`` fetches many URLs side by side."""
+"""The commands: ``coro fetch URL...`` and ``coro serve TARGET``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import resource
 import sys
 from collections.abc import Generator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
@@ -18,6 +18,9 @@ import coro
 from coro.cli.display import Display
 from coro.cli.fetching import LONGEST_DELAY, Fetcher, Options
 from coro.cli.pipes import Source
+from coro.cli.serving import Options as ServingOptions
+from coro.cli.serving import find
+from coro.cli.serving import serve as run_service
 from coro.gen import Task
 from coro.http import HTTPHeaders
 from coro.http.cookies import CookieJar
@@ -60,7 +63,7 @@ Exit status:
 def cli() -> None:
     """coro: generator coroutines on an epoll loop of their own, at your command.
 
-    `coro fetch --help` tells all about fetching.
+    `coro fetch --help` tells all about fetching, `coro serve --help` about serving.
     """
     # Failures are told once, as results. What coro itself does wrong (coro.application) is not.
     logging.getLogger("coro.general").addHandler(logging.NullHandler())
@@ -343,6 +346,83 @@ def fetch(
     with _opened(source) as fd:
         status = coro.run(functools.partial(_run, urls, fd, options))
     sys.exit(status)
+
+
+_SERVE_EPILOG = """\
+\b
+Examples:
+  coro serve .                                 the files here
+  coro serve app:app                           an ASGI application: app in app.py
+  coro serve mysite.asgi:application --port 80 --host '' --workers 4
+  coro serve app:handler --no-access-log       a handler of coro's, for HTTPServer
+  coro serve app:app --certfile server.pem     TLS
+  coro serve app:app --unix /run/app.sock --trust-proxy unix
+
+\b
+Exit status:
+  0    a signal ended it
+  1    the second signal did, or it could not listen
+  2    the command was called wrongly
+  3    the application said that it cannot start
+"""
+
+
+@cli.command(epilog=_SERVE_EPILOG, short_help="Serve an application, or files.")
+@click.argument("target")
+@click.option(
+    "--host", metavar="ADDRESS", default="127.0.0.1", show_default=True,
+    help="Address to listen on; '': all.",
+)  # fmt: skip
+@click.option(
+    "--port", "-p", metavar="N", type=click.IntRange(0, 65535), default=8000, show_default=True,
+    help="Port to listen on; 0: any that is free.",
+)  # fmt: skip
+@click.option("--unix", metavar="PATH", help="Listen on this unix socket instead.")
+@click.option(
+    "--workers", "-w", metavar="N", type=click.IntRange(1, 1024), default=1, show_default=True,
+    help="Processes that share the port. One that dies is replaced.",
+)  # fmt: skip
+@click.option("--certfile", metavar="FILE", help="Serve TLS with this certificate (PEM).")
+@click.option("--keyfile", metavar="FILE", help="Its key, if that is not in the same file.")
+@click.option(
+    "--interface", type=click.Choice(["asgi", "handler"]),
+    help="What TARGET is, if it cannot be told from what it takes.",
+)  # fmt: skip
+@click.option(
+    "--access-log/--no-access-log", default=True, show_default=True,
+    help="Write a line for each request to standard error.",
+)  # fmt: skip
+@click.option("--compress", is_flag=True, help="Compress responses; not those of ASGI.")
+@click.option("--listing", is_flag=True, help="Of a directory without index, show what it holds.")
+@click.option(
+    "--trust-proxy", "trusted", metavar="ADDRESS", multiple=True,
+    help="Take the client's address and protocol from the X-Forwarded fields of requests that come"
+    " from this address or network; 'unix': by a unix socket. May be given several times.",
+)  # fmt: skip
+@click.option(
+    "--root-path", metavar="PATH", default="",
+    help="Where a proxy has mounted an ASGI application, as in /app.",
+)  # fmt: skip
+@click.option(
+    "--max-body", metavar="BYTES", type=click.IntRange(0), default=100 << 20, show_default=True,
+    help="The largest body of a request.",
+)  # fmt: skip
+@click.option(
+    "--grace", metavar="SECONDS", type=float, callback=_parse_seconds, default=10,
+    show_default=True,
+    help="What requests under way have to finish, after a signal. 0: as long as they take.",
+)  # fmt: skip
+def serve(target: str, interface: str | None, listing: bool, **options: Any) -> None:
+    """Serve TARGET by HTTP/1.1: a directory's files, or MODULE:ATTRIBUTE.
+
+    The attribute is an ASGI application (of Starlette, FastAPI, Django, Quart, ...) or a handler of
+    coro's: a function of one request, that returns a Response. Ctrl-C or SIGTERM ends it in order:
+    no request is lost.
+    """
+    if options["keyfile"] is not None and options["certfile"] is None:
+        raise click.UsageError("--keyfile is for a --certfile.")
+    service = find(target, interface, listing=listing)
+    sys.exit(run_service(service, ServingOptions(**options)))
 
 
 def _run(urls: tuple[str, ...], fd: int | None, options: Options) -> Task[int]:

@@ -21,7 +21,7 @@ import logging
 import time
 from collections.abc import AsyncIterable, Callable, Generator, Iterable
 from email.utils import formatdate
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any, NoReturn
 
 from coro.errors import (
@@ -104,8 +104,10 @@ class HTTPServer(TCPServer):
         handler: answers requests.
         no_keep_alive: close each connection after its first response.
         xheaders: take the client's address and protocol from ``X-Forwarded-For``, ``X-Real-Ip``,
-            ``X-Forwarded-Proto`` and ``X-Scheme``. Only for servers that nobody can reach but
-            through a proxy that sets them.
+            ``X-Forwarded-Proto`` and ``X-Scheme``. True: of every request, which is only for
+            servers that nobody can reach but through a proxy that sets them; or the addresses and
+            networks of the proxies, as in ("10.0.0.0/8", "unix"), where "unix" stands for who comes
+            by a unix socket.
         ssl_options: serve TLS, see ``TCPServer``.
         max_header_size: limit for a request's head, in bytes.
         max_headers: limit for the number of its fields.
@@ -131,7 +133,7 @@ class HTTPServer(TCPServer):
         self,
         handler: Handler,
         no_keep_alive: bool = False,
-        xheaders: bool = False,
+        xheaders: bool | Iterable[str] = False,
         ssl_options: TLSOptions = None,
         *,
         max_header_size: int = MAX_HEADER_BYTES,
@@ -149,10 +151,12 @@ class HTTPServer(TCPServer):
         on_request_end: Callable[[HTTPServerRequest, int, int], Any] | None = None,
         **options: Any,
     ) -> None:
+        if isinstance(ssl_options, dict):
+            ssl_options = {"alpn_protocols": ["http/1.1"], **ssl_options}
         super().__init__(ssl_options, half_open=True, **options)
         self.handler = handler
         self.no_keep_alive = no_keep_alive
-        self.xheaders = xheaders
+        self.xheaders = xheaders if isinstance(xheaders, bool) else _Proxies(xheaders)
         self.max_header_size = max_header_size
         self.max_headers = max_headers
         self.max_target_size = max_target_size
@@ -479,7 +483,7 @@ class ServerConnection:
         address = self._address
         ip = address[0] if isinstance(address, tuple) else ""
         protocol = "https" if isinstance(self.stream, SSLIOStream) else "http"
-        if self.server.xheaders:
+        if self.server.xheaders is True or (self.server.xheaders and self.server.xheaders.have(ip)):
             ip, protocol = _forwarded(request.headers, ip, protocol, self.server.trusted_downstream)
         return ip, protocol
 
@@ -746,9 +750,12 @@ class ServerConnection:
         left = LINGER_BYTES
         try:
             if isinstance(stream, SSLIOStream):
+                # It cannot half-close: who has said all need not wait to be left.
                 yield stream.write(b"")
-                return
-            yield stream.send_eof()
+                if self._decoder.complete and not self._decoder.rest:
+                    return
+            else:
+                yield stream.send_eof()
             while left > 0:
                 self._reading = stream.read_bytes(stream.read_chunk_size, True)
                 left -= len((yield self._reading))
@@ -938,6 +945,32 @@ def _pour(
     finally:
         if hasattr(iterator, "close"):
             iterator.close()
+
+
+class _Proxies:
+    """Peers whose word about the client is taken.
+
+    Arguments:
+        places: addresses, networks, or "unix".
+    Raises:
+        ValueError: one of them is something else.
+    """
+
+    def __init__(self, places: Iterable[str]) -> None:
+        if isinstance(places, str):
+            places = (places,)
+        places = {*places}
+        self._unix = "unix" in places
+        self._networks = [ip_network(place) for place in places - {"unix"}]
+
+    def have(self, ip: str) -> bool:
+        """Whether this peer is one of them; "" is one on a unix socket."""
+        if not ip:
+            return self._unix
+        address = ip_address(ip.partition("%")[0])
+        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        return any(address in network for network in self._networks)
 
 
 def _forwarded(

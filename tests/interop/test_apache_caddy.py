@@ -6,6 +6,7 @@ import functools
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -161,20 +162,17 @@ def running(
     port, tls_port = free_ports(2)
     command = prepare(directory, port, tls_port, str(certificate))
     with ExitStack() as stack:
-        stack.callback(shutil.rmtree, directory, ignore_errors=True)
         run_daemon(stack, command, port, directory / "error.log", tls_port)
         yield Server(prepare.__name__, port, tls_port)
 
 
 @pytest.fixture(scope="module", params=[apache, caddy])
-def server(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, ca: Authority
-) -> Iterator[Server]:
-    directory = tmp_path_factory.mktemp(request.param.__name__)
-    # pytest's directories are their owner's alone.
-    for parent in (directory.parent, directory.parent.parent):
-        parent.chmod(0o755)
-    with running(request.param, directory, ca) as server:
+def server(request: pytest.FixtureRequest, ca: Authority) -> Iterator[Server]:
+    # pytest's directories are their owner's alone, and Apache's workers are not.
+    with (
+        tempfile.TemporaryDirectory(prefix="coro-web-") as directory,
+        running(request.param, Path(directory), ca) as server,
+    ):
         yield server
 
 
