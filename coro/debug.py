@@ -336,7 +336,7 @@ def _forgotten(task: Any) -> bool:
         birthplace is not None
         and birthplace.by_user
         and task._waiter is None
-        and task._callbacks is None
+        and task._others is None
     )
 
 

@@ -4,7 +4,7 @@ A future is settled once: with a result, an error, or by being cancelled. Whoeve
 into the ready queue of the loop, in order of arrival; nothing runs inside ``set_result``.
 
 Two kinds wait. A task that yields the future stands in the single slot ``_waiter``, the usual case,
-which costs one store. All others (callbacks, further tasks) stand in the list ``_callbacks``. The
+which costs one store. All others (callbacks, further tasks) stand in the list ``_others``. The
 slot is only taken while the list is empty, so slot first and list after is the order of arrival.
 
 A failure that nobody looks at is logged when the future dies. A ``__del__`` of the future itself
@@ -124,8 +124,8 @@ class Future(Generic[T]):
         "__weakref__",
         "_asyncio_future_blocking",
         "_birthplace",
-        "_callbacks",
         "_loop",
+        "_others",
         "_state",
         "_traceback",
         "_unretrieved",
@@ -147,7 +147,7 @@ class Future(Generic[T]):
         # The result, the error, or what is known of the cancellation: its error or its message.
         self._value: Any = None
         self._waiter: Runnable | None = None
-        self._callbacks: list[Runnable | tuple[Callable[..., Any], Context | None]] | None = None
+        self._others: list[Runnable | tuple[Callable[..., Any], Context | None]] | None = None
         self._asyncio_future_blocking = False
 
     __class_getitem__: Any = classmethod(GenericAlias)
@@ -254,10 +254,10 @@ class Future(Generic[T]):
         self._state = DONE
         self._value = result
         waiter = self._waiter
-        if waiter is not None and self._callbacks is None and loop is not None:
+        if waiter is not None and self._others is None and loop is not None:
             self._waiter = None
             loop._ready.append(waiter)
-        elif waiter is not None or self._callbacks is not None:
+        elif waiter is not None or self._others is not None:
             self._wake()
 
     def set_exception(self, exception: type[BaseException] | BaseException) -> None:
@@ -289,7 +289,7 @@ class Future(Generic[T]):
         self._check_thread()
         self._state = CANCELLED
         self._value = msg
-        if self._waiter is not None or self._callbacks is not None:
+        if self._waiter is not None or self._others is not None:
             self._wake()
         return True
 
@@ -309,7 +309,7 @@ class Future(Generic[T]):
         self._value = error
         self._traceback = error.__traceback__
         self._arm(error)
-        if self._waiter is not None or self._callbacks is not None:
+        if self._waiter is not None or self._others is not None:
             self._wake()
 
     def _settle(self, result: Any) -> None:
@@ -317,10 +317,10 @@ class Future(Generic[T]):
         self._state = DONE
         self._value = result
         waiter = self._waiter
-        if waiter is not None and self._callbacks is None:
+        if waiter is not None and self._others is None:
             self._waiter = None
             self._loop._ready.append(waiter)
-        elif waiter is not None or self._callbacks is not None:
+        elif waiter is not None or self._others is not None:
             self._wake()
 
     def _fail_quietly(self, error: BaseException) -> None:
@@ -328,7 +328,7 @@ class Future(Generic[T]):
         self._state = FAILED
         self._value = error
         self._traceback = error.__traceback__
-        if self._waiter is not None or self._callbacks is not None:
+        if self._waiter is not None or self._others is not None:
             self._wake()
 
     def _arm(self, error: BaseException) -> None:
@@ -360,29 +360,29 @@ class Future(Generic[T]):
         entry = (fn, copy_context() if context is None else context)
         if self._state != PENDING:
             self._require_loop()._ready.append((fn, (self,), entry[1]))
-        elif self._callbacks is None:
-            self._callbacks = [entry]
+        elif self._others is None:
+            self._others = [entry]
         else:
-            self._callbacks.append(entry)
+            self._others.append(entry)
 
     def remove_done_callback(self, fn: Callable[[Future[T]], Any]) -> int:
         """Remove every registration of a callback; return how many there were."""
-        callbacks = self._callbacks
+        callbacks = self._others
         if callbacks is None:
             return 0
         kept = [entry for entry in callbacks if not (isinstance(entry, tuple) and entry[0] == fn)]
         removed = len(callbacks) - len(kept)
-        self._callbacks = kept or None
+        self._others = kept or None
         return removed
 
     def _add_waiter(self, task: Runnable, loop: Any) -> None:
         """Let a task of ``loop`` wait for this pending future."""
         if self._loop is not loop:
             self._join(loop)
-        if self._callbacks is not None:
-            self._callbacks.append(task)
+        if self._others is not None:
+            self._others.append(task)
         elif self._waiter is not None:
-            self._callbacks = [task]
+            self._others = [task]
         else:
             self._waiter = task
 
@@ -412,15 +412,15 @@ class Future(Generic[T]):
         """Let a task wait no longer."""
         if self._waiter is task:
             self._waiter = None
-        elif self._callbacks is not None:
-            self._callbacks = [entry for entry in self._callbacks if entry is not task] or None
+        elif self._others is not None:
+            self._others = [entry for entry in self._others if entry is not task] or None
 
     def _call_when_done(self, fn: Callable[[Any], Any]) -> None:
         """``add_done_callback`` for coro's own callbacks on a pending future: without a context."""
-        if self._callbacks is None:
-            self._callbacks = [(fn, None)]
+        if self._others is None:
+            self._others = [(fn, None)]
         else:
-            self._callbacks.append((fn, None))
+            self._others.append((fn, None))
 
     def _wake(self) -> None:
         """Put all that wait into the ready queue."""
@@ -429,9 +429,9 @@ class Future(Generic[T]):
         if waiter is not None:
             self._waiter = None
             ready.append(waiter)
-        callbacks = self._callbacks
+        callbacks = self._others
         if callbacks is not None:
-            self._callbacks = None
+            self._others = None
             for entry in callbacks:
                 ready.append((entry[0], (self,), entry[1]) if type(entry) is tuple else entry)
 
@@ -472,7 +472,7 @@ class Future(Generic[T]):
 
     def _inputs(self) -> Sequence[tuple[str, Any]]:
         """What has to end before it does, each with a label, which may be empty."""
-        entries = [entry for entry in self._callbacks or () if isinstance(entry, tuple)]
+        entries = [entry for entry in self._others or () if isinstance(entry, tuple)]
         owners = [getattr(callback, "__self__", None) for callback, _ in entries]
         return [("", owner.source) for owner in owners if isinstance(owner, _Backwards)]
 

@@ -54,7 +54,7 @@ class Gift(Future[Any]):
         self._state = DONE
         self._value = gift
         self._waiter = None
-        self._callbacks = None
+        self._others = None
         self._asyncio_future_blocking = False
         self._giver = giver
 
@@ -105,7 +105,7 @@ class Line(deque["Waiter"]):
         waiter._state = DONE
         waiter._value = gift
         task = waiter._waiter
-        if waiter._callbacks is not None:
+        if waiter._others is not None:
             waiter._wake()
         elif task is not None:
             waiter._waiter = None
@@ -151,7 +151,7 @@ class Waiter(Future[Any]):
         self._state = PENDING
         self._value = None
         self._waiter = None
-        self._callbacks = None
+        self._others = None
         self._asyncio_future_blocking = False
         self._giver = giver
         self._line = line
@@ -193,7 +193,7 @@ class Waiter(Future[Any]):
         self._timer = None
 
     def _wake(self) -> None:
-        self._claims = (self._waiter is not None) + len(self._callbacks or ())
+        self._claims = (self._waiter is not None) + len(self._others or ())
         super()._wake()
 
     def _unclaimed(self) -> None:

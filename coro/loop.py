@@ -262,6 +262,27 @@ class IOLoop:
             self._host = IOLoop.face(self)
         return self._host
 
+    # Libraries take asyncio's loop from the ``_loop`` of the task that they run in, and call these.
+
+    def is_closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._closed
+
+    def call_soon_threadsafe(
+        self, callback: Callable[..., Any], *args: Any, context: Context | None = None
+    ) -> Any:
+        """Do what this does of asyncio's loop; ``add_callback`` is the shorter way."""
+        return self._open_asyncio_loop().call_soon_threadsafe(callback, *args, context=context)
+
+    def create_task(self, coro: Any, **options: Any) -> Any:
+        """Do what this does of asyncio's loop; ``convert_yielded`` makes a task of coro's."""
+        return self._open_asyncio_loop().create_task(coro, **options)
+
+    def _open_asyncio_loop(self) -> Any:
+        if self._closed:
+            raise RuntimeError(f"{self!r} is closed")
+        return self.asyncio_loop
+
     # --- running ---------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -793,7 +814,7 @@ class IOLoop:
                 found[task] = None
                 if task._waiter is not None:
                     todo.append(task._waiter)
-                todo.extend(each for each in task._callbacks or () if type(each) is not tuple)
+                todo.extend(each for each in task._others or () if type(each) is not tuple)
         return list(found)
 
     def add_observer(self, observer: Observer) -> None:

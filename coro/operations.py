@@ -42,6 +42,7 @@ class Stream(Protocol):
     def unsent(self) -> int: ...
     def close(self) -> None: ...
     def _unread(self, read: Read) -> None: ...
+    def _take_back(self, data: bytes) -> None: ...
     def _where(self) -> str: ...
 
 
@@ -56,7 +57,7 @@ class Read(Future[Any]):
         self._state = PENDING
         self._value = None
         self._waiter = None
-        self._callbacks = None
+        self._others = None
         self._asyncio_future_blocking = False
         self.stream = stream
         self.kind = kind
@@ -128,6 +129,11 @@ class Read(Future[Any]):
             self.stream._unread(self)
         return super().cancel(msg)
 
+    def _unclaimed(self) -> None:
+        """Who waits for it was cancelled in the turn of its end: the next read has the bytes."""
+        if self.kind not in (INTO, UNTIL_CLOSE):
+            self.stream._take_back(self._value)
+
     def _describe(self) -> str:
         return f"{READ_NAMES[self.kind]} on {self.stream!r} {super()._describe()}"
 
@@ -157,7 +163,7 @@ class Write(Future[None]):
         self._state = PENDING
         self._value = None
         self._waiter = None
-        self._callbacks = None
+        self._others = None
         self._asyncio_future_blocking = False
         self.stream = stream
 

@@ -177,7 +177,7 @@ class Task(Future[T]):
         self._state = PENDING
         self._value = None
         self._waiter = None
-        self._callbacks = None
+        self._others = None
         self._asyncio_future_blocking = False
         self._body = body
         self._context = context
@@ -256,6 +256,10 @@ class Task(Future[T]):
     def _fut_waiter(self) -> Future[Any] | None:
         """What it waits for, by the name that libraries look it up by in asyncio's tasks."""
         return self._waiting
+
+    @property
+    def _callbacks(self) -> None:
+        """None: libraries look here for callbacks of asyncio's own."""
 
     def get_coro(self) -> Any:
         """Return the generator or coroutine object that it drives."""
@@ -403,7 +407,7 @@ class Task(Future[T]):
                             waiting is None
                             or waiting._must_cancel
                             or task._must_cancel
-                            or task._callbacks is not None
+                            or task._others is not None
                             or hooks is not None
                             or budget <= 0
                         ):
@@ -444,7 +448,7 @@ class Task(Future[T]):
                     if yielded._state == PENDING:
                         if (
                             yielded._waiter is None
-                            and yielded._callbacks is None
+                            and yielded._others is None
                             and yielded._loop is loop
                             and (
                                 kind is not Task
@@ -545,7 +549,7 @@ class Task(Future[T]):
         if hooks is not None:
             hooks.task_ended(self)
         waiter: Any = self._waiter
-        if self._callbacks is None:
+        if self._others is None:
             if type(waiter) is Task:
                 self._waiter = None
                 return waiter  # type: ignore[no-any-return]
@@ -735,7 +739,7 @@ def _launch(
     task._loop = loop
     task._state = PENDING
     task._waiter = None
-    task._callbacks = None
+    task._others = None
     task._asyncio_future_blocking = False
     task._body = body
     task._context = context
@@ -770,7 +774,7 @@ def _launch(
             if (
                 hooks is None
                 and task._waiter is None
-                and task._callbacks is None
+                and task._others is None
                 and not task._must_cancel
             ):
                 task._state = DONE
@@ -788,7 +792,7 @@ def _launch(
                 and (below := yielded._waiting) is not None
                 and below is not _UNSTARTED
                 and yielded._waiter is None
-                and yielded._callbacks is None
+                and yielded._others is None
                 and yielded._loop is loop
                 and not task._must_cancel
             ):
@@ -811,7 +815,7 @@ def _launch(
                 kind is not Task
                 and yielded._state == PENDING
                 and yielded._waiter is None
-                and yielded._callbacks is None
+                and yielded._others is None
                 and yielded._loop is loop
                 and not task._must_cancel
             ):

@@ -228,7 +228,7 @@ class Handover(Future[_T]):
     def arrive(self, stream: _T) -> None:
         """Take the stream; in the task's last step, so that who waits goes on in the next turn."""
         self._task = None
-        self._claims = (self._waiter is not None) + len(self._callbacks or ())
+        self._claims = (self._waiter is not None) + len(self._others or ())
         self._settle(stream)
 
     def _give_up(self, task: Task[None]) -> None:

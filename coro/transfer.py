@@ -413,6 +413,12 @@ class BaseIOStream:
             self._read = None
         read.give_back(self._buffer)
 
+    def _take_back(self, data: bytes) -> None:
+        """Take back what a read gave to nobody."""
+        self._buffer.prepend(data)
+        if self._read is not None:
+            self._answer(self._read)
+
     def _reject(self, read: Read, error: UnsatisfiableReadError) -> None:
         """End a read that can never be satisfied, and with it the stream, if it is open yet."""
         _log.info("Unsatisfiable read, closing connection: %s", error)

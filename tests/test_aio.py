@@ -17,6 +17,8 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio.from_thread
+import anyio.to_thread
 import pytest
 
 import coro.aio
@@ -325,6 +327,26 @@ class TestTogether:
             return await asyncio.gather(of_coro(10), of_asyncio(9), of_coro(0))
 
         assert run(main()) == ["the bottom"] * 3
+
+    def test_threads_of_anyio(self, run: Run) -> None:
+        """Which takes the loop from the task that it runs in, also one of coro's."""
+
+        def in_a_thread() -> str:
+            anyio.from_thread.run_sync(IOLoop.current)
+            answer: str = anyio.from_thread.run(asyncio.sleep, 0, "from the loop")
+            return answer
+
+        async def asks() -> str:
+            return await anyio.to_thread.run_sync(in_a_thread)
+
+        @coroutine
+        def main() -> Any:
+            return (yield [asks() for _ in range(3)])
+
+        async def amain() -> Any:
+            return await main()
+
+        assert run(amain()) == ["from the loop"] * 3
 
     def test_cancellation_goes_through(self, run: Run) -> None:
         ended = []

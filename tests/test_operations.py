@@ -48,6 +48,9 @@ class Owner:
     def _unread(self, read: Read) -> None:
         self.calls.append(read)
 
+    def _take_back(self, data: bytes) -> None:
+        self.calls.append(data)
+
     def _where(self) -> str:
         return "fd 7"
 

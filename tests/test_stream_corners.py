@@ -816,3 +816,38 @@ def test_a_proxy_to_a_slow_reader_holds_little(loop: IOLoop, make: Any) -> None:
 
     run(loop, body)
     assert 0 < most < 4 * limit
+
+
+@of_the_system
+@pytest.mark.parametrize("kind", ["exact", "partial", "until"])
+def test_what_comes_in_the_turn_of_a_cancellation_is_the_next_readers(
+    loop: IOLoop, make: Callable[..., Pair], kind: str
+) -> None:
+    """Also if that one reads already."""
+    here, there = make()
+    reads: dict[str, Callable[[], Any]] = {
+        "exact": lambda: here.read_bytes(3),
+        "partial": lambda: here.read_bytes(100, partial=True),
+        "until": lambda: here.read_until(b"c"),
+    }
+
+    @coroutine
+    def reader() -> Any:
+        yield reads[kind]()
+
+    def main() -> Any:
+        for begins_before in (True, False):
+            task = reader()
+            read = task._waiting
+            assert read is not None
+            there.write(b"abc")
+            # In that turn this one comes first, where no order is drawn.
+            yield from until(read.done)
+            assert not task.done()
+            task.cancel()
+            following = here.read_bytes(3) if begins_before else None
+            yield from until(task.done)
+            assert task.cancelled()
+            assert (yield following or here.read_bytes(3)) == b"abc"
+
+    run(loop, main)

@@ -44,11 +44,14 @@ class Served:
 
 
 @contextmanager
-def coro_serve(*arguments: object, cwd: Path, dev: bool = True) -> Iterator[Served]:
+def coro_serve(
+    *arguments: object, cwd: Path, dev: bool = True, fails: bool = False
+) -> Iterator[Served]:
     """Run it in a directory; no traceback and no warning may come of it.
 
     Arguments:
         dev: in development mode, warnings being errors; not for the code of others.
+        fails: tracebacks are what the test is about.
     """
     command = COMMAND if dev else [COMMAND[0], "-m", "coro"]
     process = subprocess.Popen(
@@ -66,7 +69,7 @@ def coro_serve(*arguments: object, cwd: Path, dev: bool = True) -> Iterator[Serv
             served = Served(process, _place(process.stderr))
             yield served
             assert served.end() == 0, served.log
-            assert "Traceback" not in served.log, served.log
+            assert fails or "Traceback" not in served.log, served.log
             assert "Warning" not in served.log, served.log
         finally:
             # If it has not ended, something failed.
