@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 from coro.errors import CancelledError, StreamClosedError
 from coro.future import Future
-from coro.gen import convert_yielded, coroutine, shield
+from coro.gen import convert_yielded, coroutine, current_task, shield
 from coro.http.framing import parse_length
 from coro.http.headers import HTTPHeaders, check_name, is_field_block
 from coro.http.request import HTTPServerRequest
@@ -219,7 +219,9 @@ class _Exchange:
             try:
                 yield request.disconnected()
             except CancelledError:
-                if not self._sent:
+                # The request's end cancels what watches the client, not who asks.
+                task = current_task()
+                if not self._sent or (task is not None and task.cancelling()):
                     raise
         return {"type": "http.disconnect"}
 
@@ -430,8 +432,9 @@ class Lifespan:
             LifespanError: it said that it cannot start.
         """
         scope = {"type": "lifespan", "asgi": _VERSION, "state": self.state}
+        asked = self._ask("startup")
         self._task = convert_yielded(self._run(scope))
-        answer = yield self._ask("startup")
+        answer = yield asked
         if answer["type"] == "lifespan.startup.failed":
             raise LifespanError(f"the application cannot start: {answer.get('message', '')}")
 

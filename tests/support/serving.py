@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,13 +24,21 @@ class Served:
     Attributes:
         process: its process.
         url: where it serves, without a slash at the end; of a unix socket its path.
-        log: what it wrote to standard error, when it has ended.
+        log: what it wrote to standard error since it serves; all of it when it has ended.
     """
 
-    def __init__(self, process: subprocess.Popen[str], url: str) -> None:
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        assert process.stderr is not None
         self.process = process
-        self.url = url
+        self.url = _place(process.stderr)
         self.log = ""
+        # A pipe that nobody reads would stop it.
+        self._reader = threading.Thread(target=self._read, args=(process.stderr,), daemon=True)
+        self._reader.start()
+
+    def _read(self, log: IO[str]) -> None:
+        for line in log:
+            self.log += line
 
     @property
     def port(self) -> int:
@@ -39,7 +48,8 @@ class Served:
         """Send a signal; return the exit status."""
         if self.process.poll() is None:
             self.process.send_signal(number)
-        _, self.log = self.process.communicate(timeout=START)
+        self.process.wait(START)
+        self._reader.join(START)
         return self.process.returncode
 
 
@@ -65,8 +75,7 @@ def coro_serve(
     )
     with process:
         try:
-            assert process.stderr is not None
-            served = Served(process, _place(process.stderr))
+            served = Served(process)
             yield served
             assert served.end() == 0, served.log
             assert fails or "Traceback" not in served.log, served.log
