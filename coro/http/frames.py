@@ -12,7 +12,6 @@ a header changes is what it says and nothing else.
 
 from __future__ import annotations
 
-import io
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -89,8 +88,9 @@ class FrameCodec:
         self._intake = _Intake(max_message_size, deflate)
         side = ConnectionType.CLIENT if client else ConnectionType.SERVER
         self._wire = Connection(side, [self._intake])
-        # The pieces of a message that has not ended. No lists: pieces of one byte would weigh.
-        self._text: io.StringIO | None = None
+        # The pieces of a message that has not ended; of a text, in UTF-8. No lists, nor what keeps
+        # some itself: pieces of one byte would weigh.
+        self._text: bytearray | None = None
         self._binary: bytearray | None = None
         self._faulty = False
 
@@ -134,10 +134,10 @@ class FrameCodec:
 
     def _add_text(self, event: TextMessage) -> Iterator[str]:
         if self._text is None:
-            self._text = io.StringIO(newline="")
-        self._text.write(event.data)
+            self._text = bytearray()
+        self._text += event.data.encode()
         if event.message_finished:
-            text, self._text = self._text.getvalue(), None
+            text, self._text = self._text.decode(), None
             yield text
 
     def _add_binary(self, event: BytesMessage) -> Iterator[bytes]:
