@@ -11,6 +11,7 @@ columns to trust are the ratios.
 ``rounds``     interleaved rounds
 ``report``     tables and JSON
 ``machine``    versions and hardware, printed with every run
+``memory``     what memory processes have in use
 ``hosts``      asyncio or uvloop, by name
 ``switching``, ``echo``, ``fetch``   the suites: one small module for each subject
 """

@@ -6,13 +6,11 @@ server.
 """
 
 import os
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import click
@@ -21,6 +19,8 @@ from coro.errors import StreamClosedError
 from coro.gen import coroutine, run
 from coro.stream import IOStream, PipeIOStream
 from coro.tcp import TCPServer, connect
+
+from .memory import memory_of, raise_limit
 
 AT_ONCE = 200
 """So many are opened, or used, side by side."""
@@ -60,18 +60,6 @@ class Result:
     bytes_each: float
 
 
-def raise_limit() -> int:
-    """Allow this process as many descriptors as it may have; return how many that are."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    return most
-
-
-def memory_of(pid: int) -> int:
-    """Return the bytes of memory that a process has in use."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
 @coroutine
 def serve() -> Any:
     """Tell the port on stdout, and serve until stdin ends."""
@@ -105,13 +93,13 @@ def use(count: int, port: int, pid: int) -> Any:
         # The first one makes the server load what it needs.
         streams.append((yield connect("127.0.0.1", port)))
         yield echo(0, streams[0])
-        memory = memory_of(pid)
+        memory = memory_of([pid])
         began = time.perf_counter()
         for numbers in groups(list(range(1, count))):
             streams += yield [connect("127.0.0.1", port) for _ in numbers]
         yield echo(0, streams[-1])  # so the server has accepted them all
         opened = time.perf_counter()
-        grown = memory_of(pid) - memory
+        grown = memory_of([pid]) - memory
         echoed = 0
         for group in groups(list(enumerate(streams))):
             echoed += sum((yield [echo(number, stream) for number, stream in group]))

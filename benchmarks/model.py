@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
-Unit = Literal["us/op", "messages/s", "requests/s", "connections/s", "MB/s"]
-"""What a case's figures are shown in."""
+Unit = Literal["us/op", "messages/s", "requests/s", "connections/s", "MB/s", "bytes"]
+"""What a case's figures are shown in: a time, a speed, or the memory that one operation keeps."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,8 @@ class Subject:
     """Modules that must be importable, or the row is skipped."""
     wanted: float | None = None
     """How many times this row's speed coro's is to be, where the project sets itself a mark."""
+    most: float | None = None
+    """The most that this row's own figure may be, in the case's unit, where such a mark is set."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,15 @@ class Case:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One subject in one round: ``operations`` took ``wall`` and ``cpu`` seconds."""
+    """One subject in one round: ``operations`` took ``wall`` and ``cpu`` seconds.
+
+    In a case of memory, what they left allocated is ``kept``, in bytes, and times tell nothing.
+    """
 
     operations: int
-    wall: float
-    cpu: float
+    wall: float = 0.0
+    cpu: float = 0.0
+    kept: int | None = None
 
 
 class UnavailableError(Exception):
@@ -73,9 +79,9 @@ class Row:
     failed: bool = False
 
     @property
-    def wall(self) -> float:
-        """Median wall seconds of one operation."""
-        return median(self.walls)
+    def cost(self) -> float:
+        """Median cost of one operation."""
+        return median(self.costs)
 
     @property
     def cpu(self) -> float:
@@ -83,9 +89,12 @@ class Row:
         return median(self.cpus)
 
     @property
-    def walls(self) -> list[float]:
-        """Wall seconds of one operation, round by round."""
-        return [each.wall / each.operations for each in self.rounds]
+    def costs(self) -> list[float]:
+        """What one operation costs, round by round: wall seconds, or bytes in a case of memory."""
+        return [
+            (each.wall if each.kept is None else each.kept) / each.operations
+            for each in self.rounds
+        ]
 
     @property
     def cpus(self) -> list[float]:
@@ -94,8 +103,8 @@ class Row:
 
     @property
     def spread(self) -> float:
-        """Slowest minus fastest round, as a share of the median."""
-        return (max(self.walls) - min(self.walls)) / self.wall
+        """Dearest minus cheapest round, as a share of the median."""
+        return (max(self.costs) - min(self.costs)) / self.cost
 
 
 def ratio(numerators: list[float], denominators: list[float]) -> float:
