@@ -13,5 +13,5 @@ columns to trust are the ratios.
 ``machine``    versions and hardware, printed with every run
 ``memory``     what memory processes have in use
 ``hosts``      asyncio or uvloop, by name
-``switching``, ``echo``, ``fetch``   the suites: one small module for each subject
+``switching``, ``echo``, ``fetch``, ``server``   the suites: one small module for each subject
 """

@@ -9,11 +9,11 @@ from typing import Any
 import click
 from rich.console import Console
 
-from . import echo, fetch, machine, report, switching
+from . import echo, fetch, machine, report, server, switching
 from .processes import OTHER_CORE, SUBJECT_CORE
 from .rounds import run_case
 
-SUITES = (switching.SUITE, echo.SUITE, fetch.SUITE)
+SUITES = (switching.SUITE, echo.SUITE, fetch.SUITE, server.SUITE)
 NAMES = list(
     dict.fromkeys(name for suite in SUITES for name in (suite.name, *(c.name for c in suite.cases)))
 )

@@ -17,6 +17,9 @@ DISTRIBUTIONS = (
     "aiohttp",
     "httpx",
     "pycurl",
+    "uvicorn",
+    "hypercorn",
+    "granian",
 )
 
 
@@ -34,6 +37,7 @@ def describe() -> dict[str, str]:
             facts[distribution] = "not installed"
     facts["libcurl"] = _libcurl()
     facts["nginx"] = _nginx()
+    facts["wrk"] = _wrk()
     return facts
 
 
@@ -63,3 +67,11 @@ def _nginx() -> str:
         return "not installed"
     told = subprocess.run([path, "-v"], capture_output=True, text=True, check=False)
     return told.stderr.strip().rpartition("/")[2]
+
+
+def _wrk() -> str:
+    path = shutil.which("wrk")
+    if path is None:
+        return "not installed"
+    told = subprocess.run([path, "-v"], capture_output=True, text=True, check=False)
+    return told.stdout.partition("[")[0].split()[-1]

@@ -63,6 +63,15 @@ class Child:
         self.errors.close()
 
 
+def family(pid: int) -> list[int]:
+    """A process and those that came of it and still run, as a server's workers."""
+    found = [pid]
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for each in (task / "children").read_text().split():
+            found += family(int(each))
+    return found
+
+
 @contextmanager
 def child(command: Sequence[str], core: int) -> Iterator[Child]:
     """Run ``command`` on ``core`` for the length of the block; afterwards it is gone."""
