@@ -17,7 +17,7 @@ TEST := .venv/test-$(VERSION)
 BENCH := .venv/bench-$(VERSION)
 PIP := bin/python -m pip install -qq --disable-pip-version-check
 
-.PHONY: help demo test suite lint format bench soak test-asyncio clean
+.PHONY: help demo test suite lint format bench budgets soak test-asyncio clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -50,6 +50,9 @@ format: $(TEST)/.made  ## Bring all files into ruff's format
 
 bench: $(BENCH)/.made  ## Measure coro beside its floors and its peers (some minutes)
 	@$(BENCH)/bin/python -m benchmarks
+
+budgets: $(TEST)/.made  ## Record what the hot paths cost, in counts, as what they may cost
+	@$(TEST)/bin/python -m tests.budgets --record
 
 test-asyncio: $(TEST)/.made  ## CPython's own tests of asyncio, on asyncio's loop and on coro's
 	@PYTHONPATH=. $(TEST)/bin/python -m tests.cpython_asyncio
