@@ -9,10 +9,11 @@ trouble.
 from __future__ import annotations
 
 from asyncio import CancelledError, InvalidStateError
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from socket import gaierror
-from typing import Any
+from ssl import SSLError
+from typing import Any, ClassVar
 
 __all__ = [
     "Attempt",
@@ -185,21 +186,37 @@ class HTTPError(Exception):
 
     Attributes:
         code: HTTP status, or 599 where no response was received.
-        message: reason phrase or description of what happened.
+        message: description of what happened. Default: the status's customary phrase.
         response: the ``HTTPResponse`` if there is one, else None.
     """
 
+    # The customary phrases by status: a slot that coro.http.messages fills, for the table comes
+    # with a module that few programs need.
+    _phrases: ClassVar[Mapping[int, str]] = {}
+
     def __init__(self, code: int, message: str | None = None, response: Any = None) -> None:
         self.code = code
-        self.message = message or "Unknown"
+        self.message = message or self._phrases.get(code, "Unknown")
         self.response = response
-        super().__init__(code, self.message, response)
+        # Not by super(): an OSError, as some subclasses are too, would take the code for its errno.
+        Exception.__init__(self, code, self.message, response)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The constructors of the subclasses take other arguments than ``args`` holds.
+        return _restore, (type(self), self.args), vars(self)
 
     def __str__(self) -> str:
         return f"HTTP {self.code}: {self.message}"
 
     # A response refers to its error and the error to its response: a repr of both must end.
     __repr__ = __str__
+
+
+def _restore(cls: type[HTTPError], args: tuple[Any, ...]) -> HTTPError:
+    """Make an error that is copied, or unpickled; its attributes follow."""
+    error = cls.__new__(cls)
+    error.args = args
+    return error
 
 
 class RequestError(HTTPError):
@@ -232,20 +249,29 @@ class RequestError(HTTPError):
         self.safe_to_retry = safe_to_retry
 
 
-class HTTPResolveError(RequestError):
-    """The host's name has no address."""
+class _ConnectionError(RequestError, OSError):
+    """A connection could not be made: an ``OSError`` too, as its cause is."""
+
+    @property
+    def errno(self) -> int | None:  # type: ignore[override]
+        """The number of the error that is the cause, or None."""
+        return getattr(self.__cause__, "errno", None)
+
+
+class HTTPResolveError(_ConnectionError, gaierror):
+    """The host's name has no address; a ``socket.gaierror`` too."""
 
     phase = "dns"
 
 
-class HTTPConnectError(RequestError):
+class HTTPConnectError(_ConnectionError):
     """No connection to the host could be made; ``__cause__`` lists the attempts."""
 
     phase = "connect"
 
 
-class HTTPTLSError(RequestError):
-    """The TLS handshake failed, or the host's certificate is not trusted."""
+class HTTPTLSError(_ConnectionError, SSLError):
+    """The TLS handshake failed, or the host's certificate is not trusted; an ``SSLError`` too."""
 
     phase = "tls"
 

@@ -381,8 +381,14 @@ class _Plan:
         host, port, af, resolver = self.host, self.port, self.af, self.resolver
         assert host is not None
         assert port is not None
-        if af == AF_UNSPEC and self.source[0] is not None:
-            af = AF_INET6 if ":" in self.source[0] else AF_INET
+        source = self.source[0]
+        if source is not None:
+            # Not left to bind(), which would look a name up, and block the loop meanwhile.
+            local = resolve_literal(self._loop.network, source, 0, AF_UNSPEC)
+            if local is None:
+                raise ValueError(f"source_ip has to be an address of this host, not {source!r}")
+            if af == AF_UNSPEC:
+                af = local[0][0]
         if resolver is None and not self.overrides:
             literal = resolve_literal(self._loop.network, ascii_host(host), port, af)
             if literal is not None:

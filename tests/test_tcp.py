@@ -441,6 +441,10 @@ class TestUnixSockets:
         ({"host": "host", "port": 80, "unix_socket": "/x"}, "not to both"),
         ({"unix_socket": "/x", "source_ip": "127.0.0.1"}, "no source_ip"),
         ({"unix_socket": "/x", "source_port": 1}, "no source_ip"),
+        (
+            {"host": "127.0.0.1", "port": 80, "source_ip": "eth0"},
+            "address of this host, not 'eth0'",
+        ),
         ({"host": "127.0.0.1", "port": 80, "attempt_delay": 0}, "attempt_delay"),
         ({"host": "127.0.0.1", "port": 80, "first_family_count": 0}, "first_family_count"),
     ],

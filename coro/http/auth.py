@@ -24,6 +24,7 @@ from functools import lru_cache
 from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
+from unicodedata import normalize
 from urllib.parse import quote
 
 __all__ = [
@@ -46,11 +47,16 @@ _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _TOKEN68 = re.compile(r"[A-Za-z0-9\-._~+/]+=*")
 
 
-def _check_credentials(username: str, password: str) -> None:
-    """Refuse what a peer might take for a line's end or a string's."""
-    for what, text in (("username", username), ("password", password)):
+def _settle_credentials(auth: Basic | Digest) -> None:
+    """Normalize them, and refuse what a peer might take for a line's end or a string's.
+
+    The two encodings of one letter are one password (RFC 7617 section 2.1, RFC 7616 section 4).
+    """
+    for what in ("username", "password"):
+        text = normalize("NFC", getattr(auth, what))
         if _CONTROLS.search(text):
             raise ValueError(f"the {what} has a control character (CR, LF or NUL, for instance)")
+        object.__setattr__(auth, what, text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +71,7 @@ class Basic:
     password: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
-        _check_credentials(self.username, self.password)
+        _settle_credentials(self)
         if ":" in self.username:
             raise ValueError("a username with a colon cannot be sent (RFC 7617 section 2)")
 
@@ -108,7 +114,7 @@ class Digest:
     password: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
-        _check_credentials(self.username, self.password)
+        _settle_credentials(self)
 
 
 Auth: TypeAlias = Basic | Bearer | Digest

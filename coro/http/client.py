@@ -70,7 +70,7 @@ from coro.http.streaming import Pieces, StreamedResponse
 from coro.http.tunnel import Passage
 from coro.http.urls import Target, join, parse
 from coro.loop import IOLoop
-from coro.resolver import Resolver
+from coro.resolver import Overrides, Resolver
 from coro.stream import IOStream
 from coro.tcp import connect, timeout_message
 from coro.tls import explain
@@ -122,6 +122,7 @@ class AsyncHTTPClient:
             ``max_buffer_size``; with a ``streaming_callback``: no limit).
         max_header_size: limit for a response's head in bytes.
         resolver: turns names into addresses; by default the system's.
+        hostname_mapping: where hosts are to be found instead: the default of ``overrides``.
         defaults: request options by name, for requests that do not give them.
     """
 
@@ -151,6 +152,7 @@ class AsyncHTTPClient:
         max_body_size: int | None = None,
         max_header_size: int = MAX_HEADER_BYTES,
         resolver: Resolver | None = None,
+        hostname_mapping: Overrides | None = None,
         defaults: Mapping[str, Any] | None = None,
     ) -> None:
         if max_clients < 1:
@@ -165,6 +167,8 @@ class AsyncHTTPClient:
         self.max_body_size = max_body_size
         self.max_header_size = max_header_size
         self.defaults: dict[str, Any] = {**_DEFAULTS, **(defaults or {})}
+        if hostname_mapping is not None:
+            self.defaults["overrides"] = hostname_mapping
         self._resolver = resolver
         self._pool = ConnectionPool(
             loop,
@@ -177,14 +181,14 @@ class AsyncHTTPClient:
         loop._call_on_close(self, self.close)
 
     @classmethod
-    def configure(cls, impl: None = None, **settings: Any) -> None:
+    def configure(cls, impl: type[AsyncHTTPClient] | None = None, **settings: Any) -> None:
         """Set what clients made from now on are given, unless they are told otherwise.
 
         Arguments:
-            impl: None; there is one implementation.
+            impl: None, or this class; there is one implementation.
             settings: arguments of ``AsyncHTTPClient``.
         """
-        if impl is not None:
+        if impl is not None and impl is not AsyncHTTPClient:
             raise ValueError(f"coro has one HTTP client; configure(None, ...) instead of {impl!r}")
         AsyncHTTPClient._settings = settings
 

@@ -41,6 +41,8 @@ from coro.tcp import SocketOption
 
 __all__ = ["HTTPRequest", "HTTPResponse", "RequestOptions", "Trace"]
 
+HTTPError._phrases = responses
+
 
 class RequestOptions(TypedDict, total=False):
     """The keywords of ``HTTPRequest`` and of ``fetch``, besides url, method, headers and body."""
@@ -177,7 +179,7 @@ class HTTPRequest:
         follow_redirects: follow redirects instead of returning the 3xx response.
         max_redirects: how many of them at most.
         user_agent: the ``User-Agent`` field.
-        network_interface: interface, or local address, to send from.
+        network_interface: local address to send from.
         stream: return as soon as the head has come; the body is the caller's to read, with
             ``yield response.read()`` or ``async for``. Without a ``request_timeout`` of its own it
             has none. Where the status is an error that is raised, its body is collected.
@@ -570,7 +572,7 @@ class HTTPResponse:
     def __repr__(self) -> str:
         took = "" if self.request_time is None else f" in {self.request_time * 1e3:.1f} ms"
         url = _without_credentials(self.effective_url)
-        return f"<HTTPResponse {self.code} {self.reason}, {len(self.body)} bytes{took}, {url}>"
+        return f"HTTPResponse(code={self.code} {self.reason}, {len(self.body)} bytes{took}, {url})"
 
 
 def _as_headers(source: HeaderSource) -> HTTPHeaders:

@@ -35,6 +35,13 @@ def test_basic_is_utf8():
 
 
 @pytest.mark.parametrize("make", [Basic, Digest])
+def test_the_two_encodings_of_a_letter_are_one(make):
+    combined, precomposed = "e\u0301", "\xe9"
+    assert make(combined, combined) == make(precomposed, precomposed)
+    assert make(combined, combined).password == precomposed
+
+
+@pytest.mark.parametrize("make", [Basic, Digest])
 @pytest.mark.parametrize("bad", ["a\r\nX: y", "a\nb", "a\rb", "a\0", "\x85", "\x7f"])
 def test_control_characters_are_refused(make, bad):
     with pytest.raises(ValueError, match="username has a control"):

@@ -387,6 +387,7 @@ def test_closing_lets_requests_under_way_end(loop: IOLoop, serve: Any) -> None:
 def test_settings_for_clients_to_come(loop: IOLoop, answering: Any) -> None:
     server = answering(response())
     try:
+        AsyncHTTPClient.configure(AsyncHTTPClient, max_clients=5)
         AsyncHTTPClient.configure(None, max_clients=3, defaults={"user_agent": "configured"})
         first = AsyncHTTPClient()
         second = AsyncHTTPClient(force_instance=True, max_clients=4)
@@ -473,6 +474,17 @@ def test_statistics_by_origin_are_those_of_the_last_ones(
         overrides = {f"{name}.test": "127.0.0.1"}
         loop.run_sync(functools.partial(client.fetch, url, overrides=overrides))
     assert [*client.statistics_by_origin()] == [f"http://{n}.test:{server.port}" for n in "ac"]
+    client.close()
+
+
+def test_hosts_that_a_client_finds_elsewhere(loop: IOLoop, answering: Any) -> None:
+    server = answering(response(b"x"))
+    client = AsyncHTTPClient(
+        force_instance=True,
+        hostname_mapping={"a.test": "127.0.0.1", ("b.test", 81): ("127.0.0.1", server.port)},
+    )
+    for url in (f"http://a.test:{server.port}/", "http://b.test:81/"):
+        assert loop.run_sync(functools.partial(client.fetch, url)).body == b"x"
     client.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 from typing import Any
 
@@ -28,6 +29,8 @@ def test_refused(fetch: Any, client: AsyncHTTPClient, refused_port: int) -> None
     assert (error.code, error.phase, error.attempts, error.bytes_sent) == (599, "connect", 0, 0)
     assert error.safe_to_retry
     assert error.__cause__ is not None
+    assert isinstance(error, OSError)
+    assert error.errno == errno.ECONNREFUSED
     got = fetch(url, raise_error=False)
     assert (got.code, got.body, got.effective_url) == (599, b"", url)
     assert isinstance(got.error, HTTPConnectError)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import socket
 from collections.abc import Generator
 from typing import Any
 
@@ -311,6 +312,8 @@ def test_a_name_that_nobody_knows(loop: IOLoop) -> None:
     assert (info.value.phase, info.value.attempts) == ("dns", 0)
     assert info.value.safe_to_retry
     assert isinstance(info.value.__cause__, ResolveError)
+    assert isinstance(info.value, socket.gaierror)
+    assert info.value.errno == -2
     client.close()
 
 

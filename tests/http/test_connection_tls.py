@@ -103,6 +103,7 @@ def test_certificates_are_checked(
         with pytest.raises(HTTPTLSError, match=text) as info:
             real_loop.run_sync(functools.partial(tls_client.fetch, server.url(), **options))
         error = info.value
+        assert isinstance(error, ssl.SSLError)
         assert isinstance(error.__cause__, ssl.SSLCertVerificationError)
         assert (error.code, error.phase, error.attempts) == (599, "tls", 0)
         assert error.safe_to_retry

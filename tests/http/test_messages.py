@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 import ssl
 import time
 from io import BytesIO
@@ -10,7 +12,16 @@ from io import BytesIO
 import pytest
 
 from coro.cli.exchange import Exchange
-from coro.errors import HTTPError, HTTPInputError, RequestError
+from coro.errors import (
+    HTTPConnectError,
+    HTTPError,
+    HTTPInputError,
+    HTTPTLSError,
+    IncompleteBodyError,
+    ProxyError,
+    RequestError,
+    TotalTimeoutError,
+)
 from coro.http.cookies import CookieJar
 from coro.http.headers import HTTPHeaders
 from coro.http.messages import HTTPRequest, HTTPResponse, RequestOptions
@@ -231,10 +242,40 @@ class TestResponse:
 
     def test_repr(self):
         r = HTTPResponse(self.request, 200, body=b"abc", request_time=0.0123)
-        assert repr(r) == f"<HTTPResponse 200 OK, 3 bytes in 12.3 ms, {URL}>"
+        assert repr(r) == f"HTTPResponse(code=200 OK, 3 bytes in 12.3 ms, {URL})"
         r = HTTPResponse(self.request, 404, effective_url="http://u:p@h/")
-        assert repr(r) == "<HTTPResponse 404 Not Found, 0 bytes, http://***@h/>"
+        assert repr(r) == "HTTPResponse(code=404 Not Found, 0 bytes, http://***@h/)"
 
     def test_has_no_dict(self):
         with pytest.raises(AttributeError):
             HTTPResponse(self.request, 200).other = 1  # type: ignore[attr-defined]
+
+
+class TestErrors:
+    def test_the_phrase_of_a_status(self):
+        assert str(HTTPError(403)) == "HTTP 403: Forbidden"
+        assert HTTPError(403, "not you").message == "not you"
+        assert HTTPError(299).message == "Unknown"
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            HTTPError(404, "Not here"),
+            RequestError("went wrong", phase="dns", attempts=2, safe_to_retry=True),
+            HTTPConnectError("refused", attempts=1),
+            HTTPTLSError("not trusted"),
+            ProxyError("no", status=407, headers={"A": "1"}),
+            TotalTimeoutError("slow", bytes_sent=7),
+            IncompleteBodyError("half", partial=b"12", expected=4),
+        ],
+    )
+    def test_copies(self, error):
+        for twin in (copy.copy(error), pickle.loads(pickle.dumps(error))):
+            assert type(twin) is type(error)
+            assert (vars(twin), twin.args, str(twin)) == (vars(error), error.args, str(error))
+
+    def test_the_code_is_no_error_number(self):
+        for error in (HTTPConnectError("x"), HTTPTLSError("x"), TotalTimeoutError("x")):
+            assert isinstance(error, OSError)
+            assert error.errno is None
+            assert error.code == 599
