@@ -173,6 +173,7 @@ class BaseIOStream:
         self._opening: Opening | None = None
         self._registration: Any = None
         self._close_callback: Callable[[], Any] | None = None
+        self._unasked_callback: Callable[[], Any] | None = None
         self._state = OPEN
         socket.setblocking(False)
         self._bind()
@@ -257,6 +258,12 @@ class BaseIOStream:
             and not (self._received or self._queue.size or self._soon or self._sending)
         )
 
+    def still_idle(self) -> bool:
+        """Whether it is idle; the system is asked too, which may know of bytes, or of the end."""
+        if self.idle():
+            self._on_readable()
+        return self.idle()
+
     def unsent(self) -> int:
         """How many bytes wait to be sent, or were not sent when the stream was closed."""
         return self._queue.size + len(self._soon) + self._lost
@@ -269,6 +276,10 @@ class BaseIOStream:
                 self._schedule_close_callback()
             elif self._state == OPEN:
                 self.watch()
+
+    def set_unasked_callback(self, callback: Callable[[], Any] | None) -> None:
+        """Call ``callback()`` when bytes come that no read waits for; they stay readable."""
+        self._unasked_callback = callback
 
     def set_nodelay(self, value: bool) -> None:
         """Send small writes at once, where the system may gather them; here it does not."""
@@ -449,6 +460,8 @@ class BaseIOStream:
             self._on_eof()
         elif read is None:
             buffer.append(chunk)
+            if self._unasked_callback is not None:
+                self._unasked_callback()
         elif read.kind == PARTIAL and count <= read.size and not self._received:
             self._read = None
             read._settle(chunk)
@@ -775,6 +788,7 @@ class BaseIOStream:
         if exc_info:
             self.error = sys.exc_info()[1] if isinstance(exc_info, bool) else exc_info
         self._end()
+        self._unasked_callback = None
         self._forget_events()
         self._close_socket()
         if self._owner is not None:

@@ -147,6 +147,7 @@ class HTTPConnection:
         self.opened = self.idle_since = stream.io_loop.time()
         # Called once, when the stream closes, whoever closes it.
         self.on_close: Callable[[HTTPConnection], Any] | None = None
+        # Of the present exchange; None between exchanges.
         self._limit: Timeout | None = None
         # When the exchange must have ended, and when the timer is to look; None between exchanges.
         self._total: float | None = None
@@ -159,6 +160,7 @@ class HTTPConnection:
         # Whether a request was not sent to its end.
         self._cut_off = False
         stream.set_close_callback(self._closed)
+        stream.set_unasked_callback(self._take_unasked)
 
     def __repr__(self) -> str:
         # Not the key, in which there may be a proxy's password.
@@ -176,9 +178,15 @@ class HTTPConnection:
         self.on_close = None
         stream = self.stream
         stream.set_close_callback(None)
+        stream.set_unasked_callback(None)
         surplus, self.decoder.surplus = self.decoder.surplus, b""
         stream.unread(surplus)
         return stream
+
+    def _take_unasked(self) -> None:
+        """Bytes have come that no read waits for: between two exchanges, nobody asked for them."""
+        if self._limit is None:
+            self.close()
 
     def _closed(self) -> None:
         self._disarm()

@@ -6,8 +6,9 @@ to the same origin are served in the order in which they came. Then it takes an 
 its origin if there is one. The most recently used connection is taken first, so that those not
 needed for the present load grow old and are closed.
 
-An idle connection is watched: when its peer closes it, it leaves the pool at once. One that
-received bytes that nobody asked for is not used again.
+An idle connection is watched: when its peer closes it, or sends what nobody asked for, it is closed
+and leaves the pool at once. A program that kept its loop busy has noticed neither; so the system is
+asked before a connection is used again, unless it was used just now.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ __all__ = ["ConnectionPool"]
 
 # A crawler of many hosts must not run out of descriptors, of which 1024 are usual.
 MAX_IDLE = 100
+
+# Seconds after its last exchange for which a connection is taken to be what it was: asking the
+# system costs a call, and one request after the other would pay for it.
+JUST_NOW = 0.01
 
 # Origins of whose connections, closed meanwhile, the counts are kept.
 MAX_ORIGINS = 1000
@@ -219,7 +224,11 @@ class ConnectionPool:
             if (
                 connection.idle_since >= oldest
                 and (self.lifetime is None or now - connection.opened < self.lifetime)
-                and connection.stream.idle()
+                and (
+                    connection.stream.idle()
+                    if now - connection.idle_since < JUST_NOW
+                    else connection.stream.still_idle()
+                )
             ):
                 return connection
             connection.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import socket
+import threading
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ from coro.stream import IOStream
 from tests.conftest import RawServerFactory
 from tests.http.serving import chunked, response
 from tests.support.hosting import new_loop, of_the_system
-from tests.support.raw_server import answer
+from tests.support.raw_server import answer, read_request
 from tests.support.virtual import turns
 
 IDLE = {"active": 0, "waiting": 0, "idle": 0}
@@ -172,21 +173,74 @@ def test_not_kept_after_an_error(fetch: Any, client: Any, serve: Any, kind: str)
         assert client.statistics() == {**IDLE, "opened": number}
 
 
-def test_not_kept_with_bytes_that_nobody_asked_for(fetch: Any, loop: IOLoop, serve: Any) -> None:
-    """They come when the connection is idle; as an answer to the next request they would lie."""
+@pytest.mark.parametrize("unasked", [response(b"wrong"), b"\n", b""])
+def test_not_kept_with_bytes_that_nobody_asked_for(
+    fetch: Any, client: Any, loop: IOLoop, serve: Any, unasked: bytes
+) -> None:
+    """They come when the connection is idle; as an answer to the next request they would lie.
+
+    It is closed at once, as when the server ends it (here: with no bytes).
+    """
+    left = []
 
     def script(peer: Any) -> Any:
         yield from peer.request()
         yield peer.send(response(b"right"))
         yield sleep(1)
-        yield peer.send(response(b"wrong"))
-        yield from peer.silence()
+        if unasked:
+            yield peer.send(unasked)
+            yield from peer.silence()
+        left.append(loop.time())
 
     server = serve(script)
-    assert fetch(server.url()).body == b"right"
-    loop.run_sync(lambda: sleep(2))
-    assert fetch(server.url()).body == b"right"
-    assert server.connections == 2
+    begun = loop.time()
+    for number in (1, 2):
+        assert fetch(server.url()).body == b"right"
+        assert client.statistics() == {**IDLE, "idle": 1, "opened": number}
+        loop.run_sync(lambda: sleep(2))
+        assert client.statistics() == {**IDLE, "opened": number}
+        assert loop.statistics()["timers"] == 1
+    assert left == [pytest.approx(begun + 1, abs=0.1), pytest.approx(begun + 3, abs=0.1)]
+
+
+@of_the_system
+@pytest.mark.parametrize("unasked", [response(b"wrong"), b""])
+def test_what_came_while_the_loop_was_kept_busy(
+    raw_server: RawServerFactory, loop: IOLoop, client: AsyncHTTPClient, unasked: bytes
+) -> None:
+    """The loop has not heard of it when the next request begins: a POST, which is sent once."""
+    said = threading.Event()
+
+    def script(conn: socket.socket) -> None:
+        read_request(conn)
+        conn.sendall(response(b"right"))
+        assert asked.wait(30)
+        if unasked:
+            conn.sendall(unasked)
+        else:
+            conn.shutdown(socket.SHUT_WR)
+        said.set()
+        assert conn.recv(100) == b""
+
+    server = raw_server(script)
+    asked = threading.Event()
+    no_limit: dict[str, Any] = {"connect_timeout": None, "request_timeout": None}
+    clock: Any = loop.time
+
+    @coroutine
+    def main() -> Any:
+        for number in (1, 2):
+            asked.clear()
+            said.clear()
+            got = yield client.fetch(server.url(), method="POST", body=b"once", **no_limit)
+            assert (got.body, got.attempts) == (b"right", 1)
+            assert server.connections == number
+            # For some seconds the program computes, and meanwhile the server speaks.
+            asked.set()
+            assert said.wait(30)
+            clock.now += 10
+
+    loop.run_sync(main)
 
 
 def test_not_kept_while_the_request_is_still_being_sent(
@@ -426,9 +480,9 @@ def test_statements_of_a_connection(loop: IOLoop) -> None:
     assert repr(connection).startswith("<HTTPConnection http://a:80 exchanges=0 <IOStream fd=")
     assert connection.stream.idle()
     assert not connection.reusable()
+    assert connection.stream.still_idle()
     theirs.send(b"unasked")
-    turns(loop, 2)
-    assert not connection.stream.idle()
+    assert not connection.stream.still_idle()
     connection.close()
     connection.close()
     turns(loop, 2)

@@ -12,7 +12,7 @@ import pytest
 
 from coro.gen import Task, coroutine, sleep
 from coro.http.connection import HTTPConnection
-from coro.http.pool import ConnectionPool
+from coro.http.pool import JUST_NOW, ConnectionPool
 from coro.loop import IOLoop
 from tests.support.hosting import of_the_system
 from tests.support.virtual import turns
@@ -35,6 +35,12 @@ class FakeStream:
         connection = self._connection()
         return connection is not None and connection.open and connection.clean
 
+    def still_idle(self) -> bool:
+        connection = self._connection()
+        assert connection is not None
+        connection.asked += 1
+        return self.idle()
+
 
 class FakeConnection:
     """What the pool asks of a connection."""
@@ -45,6 +51,7 @@ class FakeConnection:
         self.on_close: Any = None
         self.open = True
         self.clean = True
+        self.asked = 0
         self.stream = FakeStream(ref(self))
 
     def close(self) -> None:
@@ -256,6 +263,17 @@ def test_what_cannot_be_used_is_closed(loop: IOLoop, pool: ConnectionPool) -> No
     assert pool.take("origin", loop.time()) is None
     assert not old.open  # type: ignore[attr-defined]
     assert pool.idle == 0
+
+
+def test_the_system_is_asked_unless_it_was_used_just_now(
+    loop: IOLoop, pool: ConnectionPool
+) -> None:
+    kept: Any = fake()
+    for seconds, asked in ((0, 0), (JUST_NOW / 2, 0), (JUST_NOW, 1), (50, 2)):
+        pool.put(kept, 100)
+        taken: Any = pool.take("origin", 100 + seconds)
+        assert (taken, taken.asked) == (kept, asked)
+    pool.close()
 
 
 def test_what_its_peer_closed_is_forgotten(loop: IOLoop, pool: ConnectionPool) -> None:
