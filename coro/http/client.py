@@ -366,6 +366,7 @@ class _Fetch:
         "started",
         "switched",
         "switches",
+        "until",
         "url",
     )
 
@@ -383,8 +384,10 @@ class _Fetch:
         self.max_body = client.max_body_size
         if self.max_body is None and request.streaming_callback is None and not request.stream:
             self.max_body = client.max_buffer_size
-        # Bounds the whole; who moves its deadline: _limit_to, then the connection.
+        # Bounds the whole; who moves its deadline: _limit_to, then the connection. And when the
+        # time of the present phase before the exchange is over, as far as that has a limit.
         self.limit = Timeout(None)
+        self.until: float | None = None
         # Of the present response: where it redirects to, if that is to be followed, and what takes
         # its body, if not simply the decoder.
         self.may_redirect = False
@@ -484,7 +487,8 @@ class _Fetch:
         origin = target.origin
         if not pool.try_acquire(origin):
             self._limit_to(
-                "queue_timeout" if "queue_timeout" in self.options else "connect_timeout"
+                "queue_timeout" if "queue_timeout" in self.options else "connect_timeout",
+                client.io_loop.time(),
             )
             yield from pool.acquire(origin)
             progress.acquired = client.io_loop.time()
@@ -627,22 +631,25 @@ class _Fetch:
 
     # --- connecting ------------------------------------------------------------------------
 
-    def _limit_to(self, name: str) -> None:
-        """Bound what begins now by a limit, or by that of the whole if it is nearer."""
+    def _limit_to(self, name: str, begun: float) -> None:
+        """Bound what has begun by a limit, or by that of the whole if it is nearer."""
         seconds = self.options[name]
-        until = self.client.io_loop.time() + seconds if seconds else None
+        self.until = begun + seconds if seconds else None
         self.limit.reschedule(
-            min((d for d in (self.deadline, until) if d is not None), default=None)
+            min((d for d in (self.deadline, self.until) if d is not None), default=None)
         )
 
     def _open(self, target: Target, key: Hashable) -> Generator[Any, Any, HTTPConnection]:
         """Open a connection to the request's server."""
         client = self.client
         client._check_loop()
-        self._limit_to("connect_timeout")
+        progress = self.progress
+        # From when it got its slot, unless a kept connection has failed meanwhile: so of two equal
+        # limits, as the defaults are, it is this one that runs out here.
+        first = progress.phase == "queue"
+        self._limit_to("connect_timeout", progress.acquired if first else client.io_loop.time())
         client._pool.make_room()
         options = self.options
-        progress = self.progress
         context = tls_context(options) if target.scheme == "https" else None
         place = format_address((target.host, target.port))
         details: dict[str, Any] = {"attempts": progress.attempts, "safe_to_retry": True}
@@ -717,12 +724,21 @@ class _Fetch:
                 "attempts": self.progress.attempts,
                 "safe_to_retry": True,
             }
+            until = self.until
+            kind: type[HTTPTimeoutError] = (
+                QueueTimeoutError if phase == "queue" else ConnectTimeoutError
+            )
+            # Where the queue has no limit of its own, it has the smaller of the two others.
+            if (phase != "queue" or "queue_timeout" in self.options) and (
+                until is None or (self.deadline is not None and self.deadline < until)
+            ):
+                kind = TotalTimeoutError
+            reason = timeout_message(phase, target.host, target.port)
             if phase == "queue":
-                return QueueTimeoutError("Timeout in request queue", **details)
-            if phase == "proxy" and self.hop is not None:
+                reason = "Timeout in request queue"
+            elif phase == "proxy" and self.hop is not None:
                 reason = f"Timeout while connecting to {place} by the proxy {self.hop.proxy}"
-                return ConnectTimeoutError(reason, **details)
-            return ConnectTimeoutError(timeout_message(phase, target.host, target.port), **details)
+            return kind(reason, **details)
         details = self.details
         slow = self.options["write_timeout"]
         if phase == "send" and slow is not None and not self._is_over():

@@ -245,24 +245,46 @@ def test_a_slow_taker_has_not_for_ever(fetch: Any, answering: Any, loop: IOLoop)
 
 
 def test_the_time_to_connect(loop: IOLoop, client: AsyncHTTPClient, deaf_port: int) -> None:
+    """The error is that of the limit which ran out; in which phase that was, it tells besides."""
     url = f"http://127.0.0.1:{deaf_port}/"
-    for options, expected in (
-        ({"connect_timeout": 4}, 4),
-        ({}, 20),
-        ({"connect_timeout": None, "request_timeout": 6}, 6),
-        ({"connect_timeout": 9, "request_timeout": None}, 9),
-        ({"connect_timeout": 9, "request_timeout": 2}, 2),
+    for options, expected, kind in (
+        ({"connect_timeout": 4}, 4, ConnectTimeoutError),
+        ({}, 20, ConnectTimeoutError),
+        ({"connect_timeout": None, "request_timeout": 6}, 6, TotalTimeoutError),
+        ({"connect_timeout": 9, "request_timeout": None}, 9, ConnectTimeoutError),
+        ({"connect_timeout": 9, "request_timeout": 2}, 2, TotalTimeoutError),
     ):
         got, seconds = elapsed(
             loop, functools.partial(client.fetch, url, raise_error=False, **options)
         )
         error: Any = got.error
-        assert type(error) is ConnectTimeoutError
+        assert type(error) is kind
         assert str(error) == f"Timeout while connecting to 127.0.0.1:{deaf_port}"
         assert (error.phase, error.attempts, error.bytes_sent) == ("connect", 0, 0)
         assert error.safe_to_retry
         assert seconds == pytest.approx(expected)
     assert client.statistics() == {**IDLE, "opened": 0}
+
+
+def test_the_time_to_connect_anew_counts_from_then(loop: IOLoop, serve: Any) -> None:
+    """A kept connection fails after four seconds; the one in its place does not come about."""
+
+    def script(peer: Any) -> Any:
+        yield from peer.request()
+        yield peer.send(response())
+        yield from peer.request()
+        yield sleep(4)
+
+    server = serve(script)
+    resolver = Resolving(0)
+    client = make(loop, resolver=resolver)
+    url = f"http://slow.example:{server.port}/"
+    loop.run_sync(lambda: client.fetch(url))
+    resolver.seconds = 1000
+    got, seconds = elapsed(loop, lambda: client.fetch(url, connect_timeout=5, raise_error=False))
+    assert type(got.error) is ConnectTimeoutError
+    assert seconds == pytest.approx(9, abs=0.01)
+    client.close()
 
 
 def test_the_time_to_connect_ends_with_connecting(fetch: Any, serve: Any) -> None:
@@ -505,6 +527,11 @@ def test_the_time_in_the_queue_has_a_limit_of_its_own(loop: IOLoop, serve: Any) 
         with pytest.raises(QueueTimeoutError):
             yield client.fetch(server.url(), queue_timeout=3)
         assert loop.time() - begun == pytest.approx(3, abs=0.1)
+        # The whole is over before that, or while there is none.
+        for limit in (3, None):
+            with pytest.raises(TotalTimeoutError, match="in request queue") as caught:
+                yield client.fetch(server.url(), queue_timeout=limit, request_timeout=2)
+            assert caught.value.phase == "queue"
         # Without limit: until the slot is free.
         second = client.fetch(server.url(), queue_timeout=None, request_timeout=None)
         with pytest.raises(HTTPTimeoutError):

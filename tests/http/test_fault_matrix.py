@@ -67,7 +67,7 @@ QUEUEING: dict[str, tuple[type, float]] = {
 }
 CONNECTING: dict[str, tuple[type, float]] = {
     "connect": (ConnectTimeoutError, 5),
-    "total": (ConnectTimeoutError, 7),
+    "total": (TotalTimeoutError, 7),
 }
 ANSWERING: dict[str, tuple[type, float]] = {
     "inactivity": (ReadTimeoutError, 3),
