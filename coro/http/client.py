@@ -351,6 +351,7 @@ class _Fetch:
     __slots__ = (
         "client",
         "deadline",
+        "declined",
         "details",
         "hop",
         "limit",
@@ -358,6 +359,7 @@ class _Fetch:
         "max_body",
         "may_redirect",
         "options",
+        "out",
         "pieces",
         "progress",
         "raises",
@@ -388,6 +390,9 @@ class _Fetch:
         # time of the present phase before the exchange is over, as far as that has a limit.
         self.limit = Timeout(None)
         self.until: float | None = None
+        # The present request as it is sent, and whether its server will not be asked beforehand.
+        self.out: Outgoing | None = None
+        self.declined = False
         # Of the present response: where it redirects to, if that is to be followed, and what takes
         # its body, if not simply the decoder.
         self.may_redirect = False
@@ -423,6 +428,12 @@ class _Fetch:
                             hop.again = False
                             self.progress.begin_again(self.client.io_loop.time())
                             continue
+                    if self.declined:
+                        self.declined = False
+                        request = copy.copy(request)
+                        request.expect_100_continue = False
+                        self.progress.begin_again(self.client.io_loop.time())
+                        continue
                     if self.location is None:
                         return response
                     self.hop = None
@@ -482,7 +493,7 @@ class _Fetch:
                 target, self.options, client._digests, request.body_producer is None
             )
         self.url = url
-        out = encode(request, target, self.options, hop)
+        out = self.out = encode(request, target, self.options, hop)
         key = connection_key(target, self.options, hop)
         origin = target.origin
         if not pool.try_acquire(origin):
@@ -585,6 +596,10 @@ class _Fetch:
         """Look at the head; return what takes the body, or None to let the decoder collect it."""
         request = self.request
         if self.hop is not None and self.hop.take_head(head):
+            return _discarder(head)
+        if head.status == 417 and self.out is not None and self.out.can_do_without_leave:
+            # Expectation Failed (RFC 9110 section 10.1.1): once more, without the expectation.
+            self.declined = True
             return _discarder(head)
         if head.status in _REDIRECTS and self.may_redirect:
             self.location = head.headers.get("Location")

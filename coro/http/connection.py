@@ -420,6 +420,7 @@ class HTTPConnection:
             return self._write(piece)
 
         assert out.producer is not None
+        out.begun = True
         produced = out.producer(write)
         if produced is not None:
             try:

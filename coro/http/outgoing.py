@@ -59,9 +59,13 @@ class Outgoing:
         close: the request says that it is the last one on its connection.
         expects: the server is asked whether it wants the body.
         trailers: fields that follow a body in chunks; a value that is a function is asked then.
+
+    Attributes:
+        begun: the producer was asked for the body.
     """
 
     __slots__ = (
+        "begun",
         "body",
         "close",
         "expects",
@@ -94,11 +98,17 @@ class Outgoing:
         self.trailers = trailers
         # Whether there is something to be sent after the head.
         self.uploads = producer is not None or bool(body)
+        self.begun = False
 
     @property
     def replayable(self) -> bool:
         """Whether it may be sent again although the server may have seen it."""
         return self.producer is None and self.method in IDEMPOTENT
+
+    @property
+    def can_do_without_leave(self) -> bool:
+        """Whether a server that will not be asked beforehand can be sent it all the same."""
+        return self.expects and not (self.producer is not None and self.begun)
 
 
 def encode(

@@ -284,7 +284,7 @@ class TestExpectation:
             assert seen.pop() == b"body"
         assert server.connections == 1
 
-    @pytest.mark.parametrize("code", [413, 417, 200])
+    @pytest.mark.parametrize("code", [413, 200])
     def test_the_server_does_not_want_it(self, fetch: Any, serve: Any, code: int) -> None:
         def script(peer: Any) -> Any:
             yield peer.stream.read_until(b"\r\n\r\n")
@@ -300,6 +300,70 @@ class TestExpectation:
         )
         assert (got.code, got.body) == (code, b"no")
         assert server.connections == 1
+
+    @pytest.mark.parametrize("stream", [False, True])
+    @pytest.mark.parametrize("kind", ["bytes", "producer", "iterator"])
+    def test_the_server_will_not_be_asked(
+        self, loop: IOLoop, client: AsyncHTTPClient, serve: Any, kind: str, stream: bool
+    ) -> None:
+        """417 (RFC 9110 section 10.1.1): the request is sent once more, and nothing is asked."""
+        heads = []
+
+        def script(peer: Any) -> Any:
+            head = yield peer.stream.read_until(b"\r\n\r\n")
+            heads.append(head)
+            if b"Expect" in head:
+                yield peer.send(response(b"no", status="417 No"))
+                assert (yield peer.stream.read_until_close()) == b""
+                return
+            sent = yield peer.stream.read_until_regex(b"body(\r\n0\r\n\r\n)?")
+            yield peer.send(response(b"thanks for " + sent[-4:]))
+
+        server = serve(script)
+        lines: list[str] = []
+        length = {"Content-Length": "4"}
+        given: dict[str, Any] = {
+            "bytes": {"body": b"body"},
+            "producer": {"body_producer": lambda write: write(b"body"), "headers": length},
+            "iterator": {"body": iter([b"bo", b"dy"]), "headers": length},
+        }[kind]
+
+        @coroutine
+        def main() -> Any:
+            got = yield client.fetch(
+                server.url(),
+                method="POST",
+                expect_100_continue=True,
+                raise_error=False,
+                stream=stream,
+                header_callback=lines.append,
+                **given,
+            )
+            body = (yield got.read_all()) if stream else got.body
+            return got.code, got.attempts, body
+
+        assert loop.run_sync(main) == (200, 2, b"thanks for body")
+        assert [b"Expect" in head for head in heads] == [True, False]
+        assert lines[0] == "HTTP/1.1 200 OK\r\n"
+
+    def test_the_server_changes_its_mind(self, fetch: Any, serve: Any) -> None:
+        """It says 417 when it has waited for too long, and what was sent cannot be sent again."""
+
+        def script(peer: Any) -> Any:
+            yield from peer.request()
+            yield peer.send(response(b"no", status="417 No"))
+            yield from peer.silence()
+
+        server = serve(script)
+        got = fetch(
+            server.url(),
+            method="POST",
+            body=iter([b"body"]),
+            headers={"Content-Length": "4"},
+            expect_100_continue=True,
+            raise_error=False,
+        )
+        assert (got.code, got.body, got.attempts) == (417, b"no", 1)
 
     def test_the_server_says_nothing(self, fetch: Any, serve: Any, loop: IOLoop) -> None:
         def script(peer: Any) -> Any:
