@@ -322,11 +322,11 @@ class TestExpectation:
         server = serve(script)
         lines: list[str] = []
         length = {"Content-Length": "4"}
-        given: dict[str, Any] = {
+        kinds: dict[str, dict[str, Any]] = {
             "bytes": {"body": b"body"},
             "producer": {"body_producer": lambda write: write(b"body"), "headers": length},
             "iterator": {"body": iter([b"bo", b"dy"]), "headers": length},
-        }[kind]
+        }
 
         @coroutine
         def main() -> Any:
@@ -337,7 +337,7 @@ class TestExpectation:
                 raise_error=False,
                 stream=stream,
                 header_callback=lines.append,
-                **given,
+                **kinds[kind],
             )
             body = (yield got.read_all()) if stream else got.body
             return got.code, got.attempts, body
