@@ -48,12 +48,12 @@ from coro.errors import (
 )
 from coro.gen import Task, Timeout, coroutine, current_task
 from coro.http.auth import DigestMemory
-from coro.http.codec import MAX_HEADER_BYTES, ResponseDecoder, ResponseHead
+from coro.http.codec import MAX_HEADER_BYTES, MAX_HEADERS, ResponseDecoder, ResponseHead
 from coro.http.compression import decoder_for
 from coro.http.connection import HTTPConnection, Progress, Sink
 from coro.http.headers import HTTPHeaders
 from coro.http.hop import Hop, hop_for
-from coro.http.messages import HTTPRequest, HTTPResponse
+from coro.http.messages import HTTPRequest, HTTPResponse, check_options
 from coro.http.outgoing import (
     AUTH_OPTIONS,
     CONNECT_OPTIONS,
@@ -115,12 +115,15 @@ class AsyncHTTPClient:
         max_clients: how many requests may be under way at once; further ones wait: origins take
             turns, requests to the same one keep their order.
         max_clients_per_origin: how many of them to one origin; None: no limit but that.
+        max_connection_idle: seconds for which a connection is kept without a request; less than the
+            servers do it, if they are known.
         max_connection_age: seconds after which a connection serves no further request; None: no
             limit.
         max_buffer_size: bytes that a response may occupy (default 100 MB).
         max_body_size: limit for a response's body, after decompression (default
             ``max_buffer_size``; with a ``streaming_callback``: no limit).
-        max_header_size: limit for a response's head in bytes.
+        max_header_size: limit for a response's head, and for its trailers, in bytes.
+        max_headers: limit for the number of their fields.
         resolver: turns names into addresses; by default the system's.
         hostname_mapping: where hosts are to be found instead: the default of ``overrides``.
         defaults: request options by name, for requests that do not give them.
@@ -147,10 +150,12 @@ class AsyncHTTPClient:
         loop: IOLoop,
         max_clients: int = 10,
         max_clients_per_origin: int | None = None,
+        max_connection_idle: float = 60.0,
         max_connection_age: float | None = None,
         max_buffer_size: int = DEFAULT_MAX_BODY,
         max_body_size: int | None = None,
         max_header_size: int = MAX_HEADER_BYTES,
+        max_headers: int = MAX_HEADERS,
         resolver: Resolver | None = None,
         hostname_mapping: Overrides | None = None,
         defaults: Mapping[str, Any] | None = None,
@@ -161,11 +166,15 @@ class AsyncHTTPClient:
             raise ValueError(
                 f"max_clients_per_origin must be at least 1, not {max_clients_per_origin}"
             )
+        if not max_connection_idle > 0:
+            raise ValueError(f"max_connection_idle is some seconds, not {max_connection_idle!r}")
         self.io_loop = loop
         self.max_clients = max_clients
         self.max_buffer_size = max_buffer_size
         self.max_body_size = max_body_size
         self.max_header_size = max_header_size
+        self.max_headers = max_headers
+        check_options(defaults or {})
         self.defaults: dict[str, Any] = {**_DEFAULTS, **(defaults or {})}
         if hostname_mapping is not None:
             self.defaults["overrides"] = hostname_mapping
@@ -173,6 +182,7 @@ class AsyncHTTPClient:
         self._pool = ConnectionPool(
             loop,
             max_clients,
+            max_connection_idle,
             max_per_origin=max_clients_per_origin,
             lifetime=max_connection_age,
         )
@@ -670,9 +680,7 @@ class _Fetch:
         details: dict[str, Any] = {"attempts": progress.attempts, "safe_to_retry": True}
         if self.hop is not None and self.hop.proxy is not None:
             stream = yield from self._pass(self.hop, self.hop.proxy, target, context, details)
-            return client._pool.opened(
-                HTTPConnection(stream, key, client.max_header_size, target.origin)
-            )
+            return self._connection(stream, key, target)
         try:
             stream = yield connect(
                 target.host,
@@ -691,8 +699,12 @@ class _Fetch:
             if progress.phase == "tls":
                 raise HTTPTLSError(explain(error, place), **details) from error
             raise HTTPConnectError(str(error), **details) from error
+        return self._connection(stream, key, target)
+
+    def _connection(self, stream: IOStream, key: Hashable, target: Target) -> HTTPConnection:
+        client = self.client
         return client._pool.opened(
-            HTTPConnection(stream, key, client.max_header_size, target.origin)
+            HTTPConnection(stream, key, client.max_header_size, target.origin, client.max_headers)
         )
 
     def _connect_options(self) -> dict[str, Any]:

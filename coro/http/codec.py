@@ -404,7 +404,7 @@ class ResponseDecoder:
         if end < 4 or self._section is not None:
             return self._read_split_head(data)
         if end > self.max_header_bytes:
-            raise too_long("response head", end, self.max_header_bytes)
+            raise too_long("response head", end, self.max_header_bytes, data[:end])
         raw = data[:end]
         known = self._known
         if known is not None and known.raw == raw:

@@ -21,7 +21,13 @@ from coro.errors import (
 )
 from coro.future import Future
 from coro.gen import convert_yielded, coroutine
-from coro.http.codec import ResponseDecoder, ResponseHead, encode_chunk, encode_last_chunk
+from coro.http.codec import (
+    MAX_HEADERS,
+    ResponseDecoder,
+    ResponseHead,
+    encode_chunk,
+    encode_last_chunk,
+)
 from coro.http.outgoing import Outgoing
 from coro.http.urls import Origin, format_origin
 from coro.scopes import Timeout, timeout
@@ -111,6 +117,7 @@ class HTTPConnection:
         key: what distinguishes it in the pool: origin and TLS options.
         max_header_bytes: limit for the head of a response.
         origin: of whom it serves requests: scheme, host and port.
+        max_headers: limit for the number of fields of that head.
     """
 
     __slots__ = (
@@ -137,11 +144,12 @@ class HTTPConnection:
         key: Hashable,
         max_header_bytes: int,
         origin: Origin,
+        max_headers: int = MAX_HEADERS,
     ) -> None:
         self.stream = stream
         self.key = key
         self.origin = origin
-        self.decoder = ResponseDecoder(max_header_bytes)
+        self.decoder = ResponseDecoder(max_header_bytes, max_headers)
         self.exchanges = 0
         # When it was opened, and when the last exchange ended, in the loop's time.
         self.opened = self.idle_since = stream.io_loop.time()

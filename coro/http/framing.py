@@ -76,14 +76,20 @@ class Section:
         end = seen.find(_END_OF_SECTION, max(0, before - 3))
         size = len(seen) if end < 0 else end + len(_END_OF_SECTION)
         if size > self._limit:
-            raise too_long(self._what, size, self._limit)
+            raise too_long(self._what, size, self._limit, seen)
         if end < 0:
             return None
         return bytes(seen[:size]), data[size - before :]
 
 
-def too_long(what: str, size: int, limit: int) -> HTTPInputError:
-    return HTTPInputError(f"{what} of {size} bytes or more: the limit is {limit} bytes")
+def too_long(what: str, size: int, limit: int, section: bytes | bytearray = b"") -> HTTPInputError:
+    """Return the error for a part of a message that is too long; of a section, name what is."""
+    text = f"{what} of {size} bytes or more: the limit is {limit} bytes"
+    longest = max(section.split(b"\r\n")[1:], key=len, default=b"")
+    name, colon, _ = longest.partition(b":")
+    if colon:
+        text = f"{text}; its longest field is {name[:100].decode('latin-1')!r} ({len(longest)})"
+    return HTTPInputError(text)
 
 
 def check_field_count(what: str, section: bytes, max_headers: int) -> None:

@@ -39,7 +39,7 @@ from coro.resolver import Overrides, Resolver
 from coro.stream import IOStream
 from coro.tcp import SocketOption
 
-__all__ = ["HTTPRequest", "HTTPResponse", "RequestOptions", "Trace"]
+__all__ = ["HTTPRequest", "HTTPResponse", "RequestOptions", "Trace", "check_options"]
 
 HTTPError._phrases = responses
 
@@ -334,12 +334,7 @@ class HTTPRequest:
 
     def _set_options(self, options: dict[str, Any]) -> None:
         """Store the options that were given, each under its own name."""
-        unknown = options.keys() - _NAMES
-        if unknown:
-            raise TypeError(_describe_unknown(unknown))
-        for name in _LIMITS_WITHOUT_ZERO:
-            if options.get(name, 1) is not None and not options.get(name, 1) > 0:
-                raise ValueError(f"{name} is a number of seconds, or None, not {options[name]!r}")
+        check_options(options)
         modified = options.pop("if_modified_since", None)
         if modified is not None:
             headers = HTTPHeaders() if self._headers is None else self._headers.copy()
@@ -573,6 +568,21 @@ class HTTPResponse:
         took = "" if self.request_time is None else f" in {self.request_time * 1e3:.1f} ms"
         url = _without_credentials(self.effective_url)
         return f"HTTPResponse(code={self.code} {self.reason}, {len(self.body)} bytes{took}, {url})"
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse options that make no sense: a request's, or a client's defaults for them.
+
+    Raises:
+        TypeError: there is no such option.
+        ValueError: a time limit that none can be.
+    """
+    unknown = options.keys() - _NAMES
+    if unknown:
+        raise TypeError(_describe_unknown(unknown))
+    for name in _LIMITS_WITHOUT_ZERO:
+        if options.get(name, 1) is not None and not options.get(name, 1) > 0:
+            raise ValueError(f"{name} is a number of seconds, or None, not {options[name]!r}")
 
 
 def _as_headers(source: HeaderSource) -> HTTPHeaders:

@@ -402,10 +402,18 @@ def test_settings_for_clients_to_come(loop: IOLoop, answering: Any) -> None:
     assert AsyncHTTPClient(force_instance=True).max_clients == 10
 
 
-@pytest.mark.parametrize("settings", [{"max_clients": 0}, {"max_client": 1}])
-def test_settings_that_make_no_sense(loop: IOLoop, settings: Any) -> None:
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"max_clients": 0}, "max_clients"),
+        ({"max_client": 1}, "max_client"),
+        ({"max_connection_idle": 0}, "max_connection_idle"),
+        ({"defaults": {"request_timeut": 1}}, "did you mean 'request_timeout'"),
+    ],
+)
+def test_settings_that_make_no_sense(loop: IOLoop, settings: Any, told: str) -> None:
     for make in (functools.partial(AsyncHTTPClient, force_instance=True), HTTPClient):
-        with pytest.raises((ValueError, TypeError), match="max_client"):
+        with pytest.raises((ValueError, TypeError), match=told):
             make(**settings)
 
 

@@ -547,3 +547,5 @@ def test_the_time_in_the_queue_has_a_limit_of_its_own(loop: IOLoop, serve: Any) 
 def test_zero_is_no_limit_of_the_new_kinds(fetch: Any, name: str, value: int) -> None:
     with pytest.raises(ValueError, match=name):
         fetch("http://127.0.0.1:1/", **{name: value})
+    with pytest.raises(ValueError, match=name):
+        AsyncHTTPClient(force_instance=True, defaults={name: value})

@@ -155,7 +155,19 @@ def test_the_size_of_a_head(loop: IOLoop, answering: Any) -> None:
     exceeds = answering(head(LIMIT + 1))
     client = make(loop, max_header_size=LIMIT)
     assert loop.run_sync(lambda: client.fetch(fits.url())).code == 200
-    with pytest.raises(HTTPProtocolError, match=f"the limit is {LIMIT} bytes"):
+    size = LIMIT + 1 - len(response(b"", "X: ")) + len("X: ")
+    told = rf"of {LIMIT + 1} bytes.* limit is {LIMIT} bytes; its longest field is 'X' \({size}\)"
+    with pytest.raises(HTTPProtocolError, match=told):
+        loop.run_sync(lambda: client.fetch(exceeds.url()))
+    client.close()
+
+
+def test_the_number_of_fields(loop: IOLoop, answering: Any) -> None:
+    fields = ["X: y"] * 9  # and the length
+    fits, exceeds = answering(response(b"", *fields)), answering(response(b"", *fields, "X: z"))
+    client = make(loop, max_headers=10)
+    assert loop.run_sync(lambda: client.fetch(fits.url())).code == 200
+    with pytest.raises(HTTPProtocolError, match="head of 11 fields: the limit is 10"):
         loop.run_sync(lambda: client.fetch(exceeds.url()))
     client.close()
 

@@ -286,6 +286,23 @@ def test_not_kept_longer_than_a_minute(fetch: Any, loop: IOLoop, client: Any, se
     assert loop.statistics()["timers"] == 0
 
 
+def test_not_kept_longer_than_asked_for(loop: IOLoop, answering: Any) -> None:
+    server = answering(response())
+    client = AsyncHTTPClient(force_instance=True, max_connection_idle=5)
+
+    @coroutine
+    def main() -> Any:
+        for pause in (4, 4, 6, 6):
+            yield client.fetch(server.url())
+            yield sleep(pause)
+
+    loop.run_sync(main)
+    assert server.connections == 2
+    loop.run_sync(lambda: sleep(5))
+    assert client.statistics() == {**IDLE, "opened": 2}
+    client.close()
+
+
 # --- what distinguishes connections ----------------------------------------------------------
 
 
