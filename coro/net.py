@@ -19,6 +19,7 @@ import socket
 import stat
 import struct
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias
 
@@ -318,6 +319,18 @@ class Network:
     def bind_sockets(self, *args: Any, **kwargs: Any) -> Sockets:
         """Listen on a port; see the function of that name."""
         return bind_sockets(*args, **kwargs)
+
+    def queued(self, listener: Any) -> int | None:
+        """Return how many connections wait to be accepted; None if the system does not tell."""
+        if sys.platform != "linux":
+            return None
+        try:
+            told = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)
+        except OSError:  # a unix socket
+            return None
+        # The field that counts a connection's segments under way (tcpi_unacked); of a listening
+        # socket Linux puts this number there.
+        return int.from_bytes(told[24:28], sys.byteorder)
 
     def close_fd(self, fd: int) -> None:
         """Close a bare descriptor."""

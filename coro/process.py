@@ -59,7 +59,11 @@ def task_id() -> int | None:
 
 
 def fork_processes(
-    num_processes: int | None, max_restarts: int | None = None, *, grace: float = GRACE
+    num_processes: int | None,
+    max_restarts: int | None = None,
+    *,
+    grace: float = GRACE,
+    on_stop: Callable[[], Any] | None = None,
 ) -> int:
     """Fork workers, and supervise them; returns in the workers only.
 
@@ -75,6 +79,8 @@ def fork_processes(
         num_processes: how many; None or 0: one for each processor.
         max_restarts: how many are replaced in all (default 100).
         grace: seconds that workers have to end after a signal.
+        on_stop: called in the parent when workers are told to end: to close listening sockets, say,
+            which the parent holds for workers to come, and where else clients would go on queueing.
     Returns:
         the worker's number, from 0.
     Raises:
@@ -92,7 +98,8 @@ def fork_processes(
         raise RuntimeError(f"this is worker {_task_id} already: fork_processes() is called once")
     if num_processes is None or num_processes <= 0:
         num_processes = cpu_count()
-    supervisor = _Supervisor(DEFAULT_RESTARTS if max_restarts is None else max_restarts, grace)
+    restarts = DEFAULT_RESTARTS if max_restarts is None else max_restarts
+    supervisor = _Supervisor(restarts, grace, on_stop)
     worker = supervisor.run(num_processes)
     if worker is None:
         sys.exit(0)
@@ -109,11 +116,15 @@ class _Supervisor:
     Arguments:
         restarts: how many workers may be replaced.
         grace: seconds from the first signal until workers are killed.
+        on_stop: called when they are told to end.
     """
 
-    def __init__(self, restarts: int, grace: float) -> None:
+    def __init__(
+        self, restarts: int, grace: float, on_stop: Callable[[], Any] | None = None
+    ) -> None:
         self._restarts = restarts
         self._grace = grace
+        self._on_stop = on_stop
         self._workers: dict[int, int] = {}
         # When workers are killed; infinite while they are not told to end.
         self._deadline = math.inf
@@ -185,6 +196,9 @@ class _Supervisor:
             self._deadline = time.monotonic() + self._grace
         if number is not None:
             self._send(number)
+        on_stop, self._on_stop = self._on_stop, None
+        if on_stop is not None:
+            on_stop()
 
     def _send(self, number: int) -> None:
         for pid in self._workers:

@@ -191,7 +191,7 @@ class TCPServer:
         several = num_processes != 1
         if several:
             try:
-                fork_processes(num_processes, max_restarts)
+                fork_processes(num_processes, max_restarts, on_stop=self._close_bound)
             except BaseException:
                 # The parent, when all is over.
                 self._close_bound()
@@ -247,6 +247,8 @@ class TCPServer:
     def shutdown(self, grace: Seconds = None) -> Generator[Any, Any, None]:
         """Stop, after what waits to be accepted; wait until all connections have ended.
 
+        Where there are as many connections as may be, what waits is accepted as these end.
+
         What has not ended when the time is over is cut: handlers are cancelled and streams closed.
         Then the handlers are waited for again, whatever they do.
 
@@ -254,8 +256,7 @@ class TCPServer:
             grace: seconds that handlers have to finish; None: no limit.
         """
         for listener in list(self._listeners):
-            listener.accept(LARGEST_BACKLOG)
-        self.stop()
+            listener.drain()
         limit = timeout(grace)
         try:
             with limit:
@@ -264,18 +265,25 @@ class TCPServer:
             if not limit.expired():
                 raise
             _log.warning("%r: cutting what did not end within %s s", self, grace)
+            self.stop()
             for connection in list(self._connections):
                 connection.cut()
             yield self._all_ended()
 
     def _all_ended(self) -> Future[None]:
-        """Return a future that is done when there is no connection."""
+        """Return a future that is done when there is no connection, and none waits for a place."""
         future: Future[None] = Future()
-        if self._connections:
-            self._waiting.append(future)
-        else:
-            future.set_result(None)
+        self._waiting.append(future)
+        self._tell_if_all_ended()
         return future
+
+    def _tell_if_all_ended(self) -> None:
+        if self._connections or any(each.left is not None for each in self._listeners):
+            return
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
 
     def statistics(self) -> dict[str, int]:
         """Return figures of the server.
@@ -343,11 +351,16 @@ class TCPServer:
         if full:
             for listener in self._listeners:
                 listener.watch()
-        if not self._connections:
-            waiting, self._waiting = self._waiting, []
-            for future in waiting:
-                if not future.done():
-                    future.set_result(None)
+        if self._waiting:
+            self._tell_if_all_ended()
+
+    def _drop(self, listener: _Listener) -> None:
+        """A listener has drained its queue."""
+        self._listeners.remove(listener)
+        if not self._listeners:
+            listener.loop._forget_on_close(self)
+        listener.close()
+        self._tell_if_all_ended()
 
 
 class _Listener:
@@ -355,9 +368,20 @@ class _Listener:
 
     Attributes:
         pause: while it rests because ``accept`` failed, the timer that ends this.
+        left: how many connections are still accepted before it is closed; None: it goes on.
     """
 
-    __slots__ = ("_run", "_seconds", "_watched", "loop", "pause", "place", "server", "socket")
+    __slots__ = (
+        "_run",
+        "_seconds",
+        "_watched",
+        "left",
+        "loop",
+        "pause",
+        "place",
+        "server",
+        "socket",
+    )
 
     def __init__(self, server: TCPServer, sock: socket.socket, loop: IOLoop) -> None:
         self.server = server
@@ -365,6 +389,7 @@ class _Listener:
         self.loop = loop
         self.place = format_address(sock.getsockname())
         self.pause: Timer | None = None
+        self.left: int | None = None
         # How long the last pause was, since accepting went well.
         self._seconds = 0.0
         self._watched = False
@@ -377,6 +402,9 @@ class _Listener:
             self._watched = True
             callback = functools.partial(self._run, self._on_readable)
             self.loop._register(self.socket.fileno(), self.socket, callback, READ)
+            if self.left is not None:
+                # Its queue may be empty by now, which no event tells.
+                self.loop.add_callback(callback, 0)
 
     def rest(self) -> None:
         """Accept nothing."""
@@ -392,35 +420,59 @@ class _Listener:
             self.pause = None
         self.socket.close()
 
+    def drain(self) -> None:
+        """Accept what waits, and then close; what there is no place for yet waits on."""
+        if self.left is not None:
+            return
+        self.left = LARGEST_BACKLOG
+        self._on_readable(0)
+        if self not in self.server._listeners:
+            return
+        # Those who come later need not be waited for.
+        queued = self.loop.network.queued(self.socket)
+        if queued == 0:
+            self.server._drop(self)
+        elif queued is not None:
+            self.left = queued
+
     def _on_readable(self, _events: int) -> None:
         # A bounded number: others have to get their turn.
-        self.accept(ACCEPT_BATCH)
-
-    def accept(self, count: int) -> None:
-        """Accept what waits, but not more than so many."""
-        server = self.server
+        count = ACCEPT_BATCH if self.left is None else self.left
         for _ in range(count):
             # A handler may have stopped the server, or its connection have been the last one free.
             if not self._watched:
                 return
-            try:
-                accepted, address = self.socket.accept()
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError as error:
-                if error.errno in _EXHAUSTED:
-                    self._pause(error)
-                    return
-                if error.errno in _BROKEN:
-                    _log.error("%s does not listen any longer: %s", self.place, error)
+            if not self._accept():
+                break
+        if self.left is not None and self._watched:
+            self.server._drop(self)
+
+    def _accept(self) -> bool:
+        """Accept one connection; return whether there may be more."""
+        try:
+            accepted, address = self.socket.accept()
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError as error:
+            if error.errno in _EXHAUSTED:
+                self._pause(error)
+                return False
+            if error.errno in _BROKEN:
+                _log.error("%s does not listen any longer: %s", self.place, error)
+                if self.left is None:
                     self.rest()
-                    return
-                # An error of the connection that was about to be accepted.
-                continue
-            if self._seconds:
-                self._seconds = 0.0
-                _log.info("accepting on %s goes on", self.place)
-            server._begin(accepted, address)
+                else:
+                    self.server._drop(self)
+                return False
+            # An error of the connection that was about to be accepted.
+            return True
+        if self._seconds:
+            self._seconds = 0.0
+            _log.info("accepting on %s goes on", self.place)
+        if self.left is not None:
+            self.left -= 1
+        self.server._begin(accepted, address)
+        return True
 
     def _pause(self, error: OSError) -> None:
         self.server._failed_accepts += 1

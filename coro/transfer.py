@@ -289,6 +289,11 @@ class BaseIOStream:
         if self._state != CLOSED and not self._received and not self._heard_all:
             self._want(READ)
 
+    def receive(self) -> None:
+        """Receive now what has come, if anything has: who can wait is told by the poller."""
+        if self._state == OPEN and not self._heard_all:
+            self._on_readable()
+
     # --- reading ---------------------------------------------------------------------------
 
     def read_bytes(self, num_bytes: int, partial: bool = False) -> Future[bytes]:

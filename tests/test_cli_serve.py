@@ -10,7 +10,6 @@ import signal
 import socket
 import ssl
 import textwrap
-import threading
 import time
 from pathlib import Path
 
@@ -42,8 +41,11 @@ def handler(request):
 
 
 async def slow(request):
-    await asyncio.sleep(0.3)
-    return Response("slow, and whole")
+    async def pieces():
+        yield b"s"
+        await asyncio.sleep(0.3)
+        yield b"low, and whole"
+    return Response(pieces())
 
 
 def ambiguous(a, b):
@@ -105,6 +107,27 @@ def get(
         connection.request("GET" if body is None else "POST", path, body, headers or {})
         response = connection.getresponse()
         return response.status, response.read(), response.headers
+
+
+class Asking:
+    """A client whose requests can be under way."""
+
+    def __init__(self, port: int) -> None:
+        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        self._response: http.client.HTTPResponse | None = None
+        self.connection.connect()
+
+    def ask(self, path: str) -> None:
+        self.connection.request("GET", path)
+
+    def hear(self, size: int | None = None) -> bytes:
+        """The body, or so much of it."""
+        if self._response is None:
+            self._response = self.connection.getresponse()
+        return self._response.read(size)
+
+    def close(self) -> None:
+        self.connection.close()
 
 
 class TestTargets:
@@ -194,20 +217,36 @@ class TestPlaces:
 
 
 class TestTheEnd:
-    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
     def test_a_request_under_way_is_answered(self, site: Path, number: int) -> None:
         with coro_serve("app:slow", "-p", 0, cwd=site) as served:
-            answers: list[bytes] = []
-            asking = threading.Thread(target=lambda: answers.append(get(served.port)[1]))
-            asking.start()
-            connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=20)
-            connection.request("GET", "/")
-            # It has been accepted after the other one, or at least waits to be.
-            assert served.end(number) == 0
-            asking.join()
-            assert answers == [b"slow, and whole"]
-            assert connection.getresponse().read() == b"slow, and whole"
-            connection.close()
+            with (
+                contextlib.closing(Asking(served.port)) as begun,
+                contextlib.closing(Asking(served.port)) as waiting,
+            ):
+                begun.ask("/")
+                # Its answer has begun: the other one's connection has been accepted by then.
+                assert begun.hear(1) == b"s"
+                waiting.ask("/")
+                served.process.send_signal(number)
+                assert begun.hear() == waiting.hear()[1:] == b"low, and whole"
+            assert served.process.wait(20) == 0
+
+    def test_workers_do_not_let_clients_queue_behind_them(self, site: Path) -> None:
+        """While they finish what they have, who comes is refused at once."""
+        with coro_serve("app:handler", "-p", 0, "--workers", 2, cwd=site) as served:
+            with contextlib.closing(Asking(served.port)) as asking:
+                asking.connection.putrequest("POST", "/")
+                asking.connection.putheader("Content-Length", "3")
+                asking.connection.endheaders(b"ab")
+                served.process.send_signal(signal.SIGTERM)
+                with pytest.raises(ConnectionRefusedError):
+                    while True:
+                        with contextlib.suppress(ConnectionResetError, http.client.BadStatusLine):
+                            get(served.port)
+                asking.connection.send(b"c")
+                assert json.loads(asking.hear())["body"] == 3
+            assert served.process.wait(20) == 0
 
     def test_the_second_signal_does_not_wait(self, site: Path) -> None:
         (site / "hangs.py").write_text(

@@ -789,6 +789,65 @@ class TestShutdown:
             client.close()
         assert len(server.came) == 100
 
+    def test_who_has_no_place_yet_waits_for_it(self, loop: IOLoop) -> None:
+        server = Echo(max_connections=2)
+        server.listen(0, "127.0.0.1")
+        first = [client_of(server) for _ in range(2)]
+        turn_until(loop, lambda: len(server.came) == 2)
+        queued = [client_of(server) for _ in range(3)]
+        stopping = server.shutdown()
+        assert len(server.sockets) == 1
+        # Who comes now need not be waited for; whether he is taken is up to the queue.
+        late = client_of(server)
+        for client in (*first, *queued):
+            client.send(b"hello")
+            client.shutdown(socket.SHUT_WR)
+        turn_until(loop, stopping.done)
+        assert server.sockets == []
+        for client in (*first, *queued):
+            assert client.recv(10) == b"hello"
+            client.close()
+        assert len(server.came) == 5
+        assert ended(late)
+        late.close()
+
+    def test_a_full_server_that_nobody_waits_for_listens_no_longer(self, loop: IOLoop) -> None:
+        server = Echo(max_connections=1)
+        server.listen(0, "127.0.0.1")
+        with client_of(server):
+            turn_until(loop, lambda: server.came)
+            stopping = server.shutdown()
+            assert server.sockets == []
+            assert not stopping.done()
+        turn_until(loop, stopping.done)
+
+    def test_a_pause_for_want_of_descriptors_comes_first(
+        self, loop: IOLoop, failing: Callable[..., tuple[Echo, FailingListener]]
+    ) -> None:
+        server, _ = failing(errno.EMFILE)
+        with client_of(server) as client:
+            client.send(b"hello")
+            client.shutdown(socket.SHUT_WR)
+            loop.run_sync(server.shutdown)
+            assert client.recv(10) == b"hello"
+        assert server.statistics()["failed_accepts"] == 1
+
+    def test_a_listener_that_breaks_is_not_waited_for(
+        self, loop: IOLoop, failing: Callable[..., tuple[Echo, FailingListener]]
+    ) -> None:
+        server, _ = failing(errno.EINVAL)
+        loop.run_sync(server.shutdown)
+        assert server.sockets == []
+
+    def test_grace_ends_also_for_who_has_no_place(self, loop: IOLoop) -> None:
+        server = Echo(max_connections=1)
+        server.listen(0, "127.0.0.1")
+        with client_of(server), client_of(server) as queued:
+            turn_until(loop, lambda: server.came)
+            loop.run_sync(lambda: server.shutdown(3))
+            assert server.sockets == []
+            assert ended(queued)
+
     @pytest.mark.parametrize("tls", [False, True])
     def test_what_does_not_end_in_time_is_cut(
         self, loop: IOLoop, ca: Authority, caplog: pytest.LogCaptureFixture, tls: bool

@@ -25,7 +25,7 @@ from coro.gen import coroutine
 from coro.http import HTTPServer, StaticFiles, log_access
 from coro.loop import IOLoop
 from coro.net import bind_sockets, bind_unix_socket
-from coro.process import fork_processes
+from coro.process import STOPPING, fork_processes
 
 __all__ = ["Options", "Service", "find", "serve"]
 
@@ -162,15 +162,27 @@ def serve(service: Service, options: Options) -> int:
     """
     server = _make_server(service, options)
     sockets = _bind(options)
+    # Who connects from now on is to be answered, also if a worker is told to end while it begins:
+    # signals wait until there is something to take them.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _wanted())
     try:
         if options.workers > 1:
             _announce(service, sockets, options)
-            fork_processes(options.workers, grace=options.grace + GRACE_BEYOND)
-        status: int = coro.run(_serve, server, service, sockets, options)
+            fork_processes(
+                options.workers,
+                grace=options.grace + GRACE_BEYOND,
+                on_stop=functools.partial(_close, sockets),
+            )
+        status: int = coro.run(_serve, server, service, sockets, options, mask)
         return status
     finally:
-        for sock in sockets:
-            sock.close()
+        _close(sockets)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _close(sockets: list[socket.socket]) -> None:
+    for sock in sockets:
+        sock.close()
 
 
 def _announce(service: Service, sockets: list[socket.socket], options: Options) -> None:
@@ -226,16 +238,26 @@ def _bind(options: Options) -> list[socket.socket]:
         raise click.ClickException(str(error.strerror or error)) from error
 
 
+def _wanted() -> list[int]:
+    """The signals that end it: not those that are ignored, as SIGHUP is under nohup."""
+    return [number for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN]
+
+
 @coroutine
 def _serve(
-    server: HTTPServer, service: Service, sockets: list[socket.socket], options: Options
+    server: HTTPServer,
+    service: Service,
+    sockets: list[socket.socket],
+    options: Options,
+    mask: set[int],
 ) -> Generator[Any, Any, int]:
     """Serve, in one process."""
     loop = IOLoop.current()
     stopped: Future[None] = Future()
     lifespan = None
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _wanted():
         loop.add_signal_handler(number, functools.partial(_stop, stopped))
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     if service.app is not None:
         lifespan = Lifespan(service.app)
         try:

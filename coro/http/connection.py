@@ -366,7 +366,7 @@ class HTTPConnection:
                     progress.first_byte = self.stream.io_loop.time()
                 complete = decoder.feed(reading.result())
                 if decoder.head is not None:
-                    self._cut_off = not sending.done()
+                    self._cut_off = not _has_succeeded(sending)
                     return True, complete
             yield sending
         except StreamClosedError:
@@ -499,6 +499,15 @@ def _last_chunk(out: Outgoing) -> bytes:
     except HTTPInputError as error:
         # It is this side's own fault, and no error of the protocol.
         raise ValueError(str(error)) from error
+
+
+def _has_succeeded(sending: Future[None]) -> bool:
+    """Whether a body was sent whole; that it was not is no error where the answer is there."""
+    return (
+        sending.done()
+        and not sending.cancelled()
+        and not isinstance(sending.exception(), StreamClosedError)
+    )
 
 
 def _first_of(*futures: Future[Any]) -> Generator[Any, Any, None]:

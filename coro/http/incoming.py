@@ -271,19 +271,20 @@ class RequestDecoder:
         rest: bytes that came after the present request.
         begun: bytes of a head have come, but not all.
         complete: the request has come to its end.
+        left: bytes of an announced body (``Content-Length``) that have not come.
     """
 
     __slots__ = (
         "_chunks",
         "_empty_lines",
         "_known",
-        "_left",
         "_max_header_bytes",
         "_max_headers",
         "_max_target_bytes",
         "_parser",
         "_section",
         "complete",
+        "left",
         "rest",
     )
 
@@ -302,7 +303,7 @@ class RequestDecoder:
         self._known: RequestHead | None = None
         self._section: Section | None = None
         self._chunks: ChunkedDecoder | None = None
-        self._left = 0
+        self.left = 0
         self._empty_lines = 0
         self.rest = b""
         self.complete = True
@@ -399,7 +400,7 @@ class RequestDecoder:
     def _begin_body(self, head: RequestHead) -> RequestHead:
         self.complete = not head.has_body
         if not self.complete:
-            self._left = head.content_length or 0
+            self.left = head.content_length or 0
             self._chunks = (
                 ChunkedDecoder(self._max_header_bytes, self._max_headers) if head.chunked else None
             )
@@ -423,9 +424,9 @@ class RequestDecoder:
                 self.complete = True
                 self.rest = chunks.surplus
             return piece
-        left = self._left
-        self._left = max(0, left - len(data))
-        if self._left == 0:
+        left = self.left
+        self.left = max(0, left - len(data))
+        if self.left == 0:
             self.complete = True
             self.rest = data[left:]
         return data[:left]

@@ -65,8 +65,11 @@ LINGER = 2.0
 LAST_LOOK = 0.1
 FIRST_LOOK = 5.0
 
-# Bytes that are received and dropped after the last response, before the connection is cut.
+# Bytes that are received and dropped after the last response, before the connection is cut. Of a
+# body whose length was announced it may be more: who sends all of it before he looks for an answer
+# sees that one only if so much is taken.
 LINGER_BYTES = 1024 * 1024
+LINGER_ANNOUNCED = 16 * 1024 * 1024
 
 # Pieces up to this many bytes are sent in one go with the head.
 JOINED = 65536
@@ -193,7 +196,7 @@ class HTTPServer(TCPServer):
         """Stop, and let nobody lose a request.
 
         What waits to be accepted is accepted. Connections get a last look: a request that has come
-        is answered, with ``Connection: close``. Then see ``TCPServer.shutdown``.
+        is answered, the last one with ``Connection: close``. Then see ``TCPServer.shutdown``.
 
         Arguments:
             grace: seconds that requests under way have to finish; None: no limit.
@@ -224,6 +227,7 @@ class ServerConnection:
         "_expired",
         "_handling",
         "_local",
+        "_looked",
         "_on_stop",
         "_owes_continue",
         "_phase",
@@ -260,6 +264,8 @@ class ServerConnection:
         self._writer: ResponseWriter | None = None
         self._watcher: Future[None] | None = None
         self._answered = 0
+        # Whether it was seen, while the server stops, if the client has sent more.
+        self._looked = False
         # The time limit of the handler, if it has one; what to call when the server stops.
         self._handling: Timeout | None = None
         self._on_stop: Callable[[], Any] | None = None
@@ -279,13 +285,17 @@ class ServerConnection:
             while True:
                 self._phase = _IDLE
                 self._limit(self._patience() if server._stopping else server.idle_timeout)
-                head = decoder.feed(b"") if decoder.rest else None
+                head, heard = None, False
+                if decoder.rest:
+                    head = decoder.feed(b"")
+                    heard = decoder.begun
                 while head is None:
-                    self._reading = stream.read_bytes(chunk, True)
-                    head = decoder.feed((yield self._reading))
-                    if head is None and self._phase == _IDLE:
+                    if heard and self._phase == _IDLE:
                         self._phase = _HEAD
                         self._limit(server.header_timeout)
+                    self._reading = stream.read_bytes(chunk, True)
+                    head = decoder.feed((yield self._reading))
+                    heard = True
                 self._phase = _HANDLER
                 self._reading = self._deadline = self._writer = None
                 self._request = request = HTTPServerRequest(self, head, loop._now)
@@ -552,7 +562,29 @@ class ServerConnection:
     def _keeps(self, request: HTTPServerRequest) -> bool:
         """Whether the connection may carry another request."""
         server = self.server
-        return request.head.keep_alive and not server.no_keep_alive and not server._stopping
+        return (
+            request.head.keep_alive
+            and not server.no_keep_alive
+            and (not server._stopping or self._has_more())
+        )
+
+    def _has_more(self) -> bool:
+        """Whether the client has sent more requests already, for a server that stops."""
+        decoder, stream = self._decoder, self.stream
+        if not decoder.complete:
+            return False
+        if not self._looked and not decoder.rest and not stream.reading():
+            # Once only: who goes on sending for ever is not to hold the server up.
+            self._looked = True
+            with contextlib.suppress(StreamClosedError):
+                reading = stream.read_bytes(stream.read_chunk_size, True)
+                if not reading.done():
+                    stream.receive()
+                if reading.done():
+                    decoder.rest = reading.result()
+                else:
+                    reading.cancel()
+        return bool(decoder.rest)
 
     def _connection_line(self, request: HTTPServerRequest, keep: bool) -> bytes:
         if not keep:
@@ -747,7 +779,7 @@ class ServerConnection:
         self._phase = _LINGER
         self._expired = False
         self._limit(LINGER)
-        left = LINGER_BYTES
+        left = max(LINGER_BYTES, min(self._decoder.left, LINGER_ANNOUNCED))
         try:
             if isinstance(stream, SSLIOStream):
                 # It cannot half-close: who has said all need not wait to be left.
@@ -800,6 +832,11 @@ class ServerConnection:
             return
         self._deadline = None
         if reading is not None:
+            if self._phase == _IDLE:
+                # Where very many are ready, the poller may not have told of this one yet.
+                stream.receive()
+                if reading.done():
+                    return
             self._expired = True
             reading.cancel()
         elif stream.writing():

@@ -421,6 +421,10 @@ class SimNetwork(Network):
             raise
         return made
 
+    def queued(self, listener: Any) -> int:
+        """Return how many connections wait to be accepted."""
+        return len(listener.waiting)
+
     def new_fd(self, sock: SimSocket) -> int:
         """Give out the lowest free number.
 

@@ -16,11 +16,12 @@ from coro.errors import StreamClosedError
 from coro.future import Future
 from coro.gen import coroutine, moment, sleep
 from coro.http import AsyncHTTPClient, HTTPServer, HTTPServerRequest, Response, log_access
+from coro.http import server as http_server
 from coro.loop import IOLoop
 from coro.stream import IOStream
 from coro.tcp import connect
 from tests.support.authority import Authority
-from tests.support.virtual import closing_loop, step, turns
+from tests.support.virtual import LeapingPoller, closing_loop, step, turns
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 LAST = b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
@@ -720,6 +721,74 @@ class TestTheEnd:
         loop.run_sync(server.shutdown)
         assert statuses(kept.hear_all()) == [200]
         assert statuses(fresh.hear_all()) == [200]
+
+    def test_pipelined_requests_are_answered(self, loop: IOLoop, serve: Any, talk: Any) -> None:
+        """Those that were received, and those that wait in the receive queue; the last one ends."""
+
+        @coroutine
+        def handler(request: HTTPServerRequest) -> Generator[Any, Any, Response]:
+            yield sleep(10)
+            return Response(b"well")
+
+        server = serve(handler)
+        early, late = talk(server), talk(server)
+        early.say(GET * 3)
+        late.say(GET)
+        turns(loop, 5)
+        late.say(GET * 2)
+        loop.run_sync(server.shutdown)
+        for client in (early, late):
+            heard = client.hear_all()
+            assert statuses(heard) == [200, 200, 200]
+            assert heard.count(b"Connection: close\r\n") == 1
+            assert b"Connection: close\r\n" in heard.rpartition(b"HTTP/1.1 ")[2]
+
+    def test_a_request_that_has_begun_is_answered(
+        self, loop: IOLoop, serve: Any, talk: Any
+    ) -> None:
+        server = serve(hello)
+        fresh, pipelining = talk(server), talk(server)
+        fresh.say(LAST[:5])
+        pipelining.say(GET + LAST[:5])
+        pipelining.hear(b"hello /")
+
+        @coroutine
+        def main() -> Generator[Any, Any, None]:
+            stopping = server.shutdown()
+            yield sleep(15)
+            for client in (fresh, pipelining):
+                client.say(LAST[5:])
+            yield stopping
+
+        loop.run_sync(main)
+        assert statuses(fresh.hear_all()) == statuses(pipelining.hear_all()) == [200]
+
+    def test_requests_that_the_poller_does_not_tell_of_in_time(
+        self, loop: IOLoop, serve: Any, talk: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It tells of a bounded number at once, and looks are short."""
+        server = serve(hello)
+        clients = [talk(server) for _ in range(8)]
+        for client in clients:
+            client.say(GET)
+            client.hear(b"hello /")
+        poll = LeapingPoller.poll
+        monkeypatch.setattr(LeapingPoller, "poll", lambda self, limit: poll(self, limit)[:1])
+        monkeypatch.setattr(http_server, "LAST_LOOK", 0.0)
+        for client in clients:
+            client.stream.socket.send(GET)
+        loop.run_sync(server.shutdown)
+        for client in clients:
+            assert statuses(client.hear_all()) == [200]
+
+    def test_who_has_no_place_yet_is_answered(self, loop: IOLoop, serve: Any, talk: Any) -> None:
+        server = serve(hello, max_connections=1)
+        clients = [talk(server) for _ in range(4)]
+        for client in clients:
+            client.stream.socket.send(GET)
+        loop.run_sync(server.shutdown)
+        for client in clients:
+            assert statuses(client.hear_all()) == [200]
 
     def test_grace_ends(self, loop: IOLoop, serve: Any, talk: Any) -> None:
         ended: list[str] = []

@@ -6,13 +6,14 @@ be accepted by then. Those who come later may find nobody.
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from coro.errors import StreamClosedError
 from coro.gen import coroutine, sleep
 from coro.main import run
 from coro.tcp import connect
+from tests.support.authority import Authority
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -46,8 +48,8 @@ SERVER = """
         yield stopped.wait()
         yield server.shutdown(20)
 
-    server = HTTPServer(answer)
     workers = int(sys.argv[1])
+    server = HTTPServer(answer, ssl_options={"certfile": sys.argv[2]} if sys.argv[2:] else None)
     server.bind(0, "127.0.0.1")
     print(server._bound[0][0].getsockname()[1], flush=True)
     if workers == 1:
@@ -58,7 +60,7 @@ SERVER = """
         run(alone)
     else:
         from coro.process import fork_processes
-        fork_processes(workers, 100)
+        fork_processes(workers, 100, on_stop=server.stop)
         @coroutine
         def one_of_many():
             server.start()
@@ -71,10 +73,11 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 @contextmanager
-def server(workers: int) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def server(workers: int, *certificate: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """A running server, and its port."""
+    script = textwrap.dedent(SERVER)
     with subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(SERVER), str(workers)],
+        [sys.executable, "-W", "error", "-c", script, str(workers), *certificate],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
@@ -90,12 +93,17 @@ def server(workers: int) -> Iterator[tuple[subprocess.Popen[str], int]]:
 class Load:
     """Clients of a server, and how their requests went.
 
+    Arguments:
+        port: the server's.
+        options: how to connect.
+
     Attributes:
         done: for each request: when it began, and whether it was answered.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, **options: Any) -> None:
         self.port = port
+        self._options = options
         self.stopping = False
         self.done: list[tuple[float, bool]] = []
 
@@ -104,7 +112,7 @@ class Load:
         """Ask on a connection of its own."""
         begun = time.monotonic()
         try:
-            stream = yield connect("127.0.0.1", self.port)
+            stream = yield connect("127.0.0.1", self.port, **self._options)
             try:
                 yield from self._exchange(stream)
             finally:
@@ -117,7 +125,7 @@ class Load:
     @coroutine
     def ask_on_and_on(self) -> Generator[Any, Any, None]:
         """Ask again and again on one connection, until the server has enough."""
-        stream = yield connect("127.0.0.1", self.port)
+        stream = yield connect("127.0.0.1", self.port, **self._options)
         while not self.stopping and not stream.closed():
             begun = time.monotonic()
             try:
@@ -138,31 +146,55 @@ class Load:
         yield stream.read_bytes(length)
         return b"Connection: close" in head
 
+    @coroutine
+    def press(self, told: Callable[[], None], count: int = 2000) -> Generator[Any, Any, float]:
+        """Ask ten times on and on, and often once; half way call ``told``, and return when."""
+        asking = [self.ask_on_and_on() for _ in range(10)]
+        when = 0.0
+        for number in range(count):
+            asking.append(self.ask_once())
+            if number == count // 2:
+                when = time.monotonic()
+                told()
+            yield sleep(0.0005)
+        self.stopping = True
+        yield asking
+        return when
 
-def test_sigterm_loses_no_request() -> None:
-    with server(1) as (process, port):
-        load = Load(port)
-        told: list[float] = []
 
-        @coroutine
-        def main() -> Generator[Any, Any, None]:
-            asking = [load.ask_on_and_on() for _ in range(10)]
-            for number in range(2000):
-                asking.append(load.ask_once())
-                if number == 1000:
-                    told.append(time.monotonic())
-                    process.send_signal(signal.SIGTERM)
-                yield sleep(0.0005)
-            load.stopping = True
-            yield asking
-
-        run(main, timeout=PATIENCE)
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_sigterm_loses_no_request(ca: Authority, workers: int, tls: bool) -> None:
+    options: dict[str, Any] = {}
+    if tls:
+        options = {"ssl_options": ca.client_context(), "server_hostname": "localhost"}
+    with server(workers, *([str(ca.issue())] if tls else [])) as (process, port):
+        load = Load(port, **options)
+        tell = functools.partial(process.send_signal, signal.SIGTERM)
+        if workers > 1:
+            assert process.stdout is not None
+            for _ in range(workers):
+                process.stdout.readline()
+        told = run(load.press, tell, timeout=PATIENCE)
         assert process.wait(PATIENCE) == 0
-    before = [answered for begun, answered in load.done if begun < told[0]]
+    before = [answered for begun, answered in load.done if begun < told]
     assert len(before) > 1000
     assert all(before)
     # The others found nobody, or were served.
     assert not all(answered for _, answered in load.done)
+
+
+def test_a_worker_that_ends_resets_nobody() -> None:
+    """Its connections and its share of the queue are served; the rest is the other worker's."""
+    with server(2) as (process, port):
+        assert process.stdout is not None
+        pids = [int(process.stdout.readline().split()[1]) for _ in range(2)]
+        load = Load(port)
+        run(load.press, functools.partial(os.kill, pids[0], signal.SIGTERM), timeout=PATIENCE)
+        assert len(load.done) > 1000
+        assert all(answered for _, answered in load.done)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0
 
 
 def test_a_worker_that_is_killed_loses_only_its_own() -> None:

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
+import io
 import os
 import re
 import shutil
 import socket
+import ssl
 import subprocess
 import textwrap
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import httpx
 import pytest
 import websockets.sync.client
 
+from coro.gen import coroutine
+from coro.http import fetch
+from coro.main import run
+from tests.support.authority import Authority
 from tests.support.daemons import free_ports, run_daemon
 from tests.support.needs import needs_command, needs_module
 from tests.support.serving import Served, coro_serve
@@ -398,6 +406,65 @@ class TestBehindNginx:
             headers = {"Expect": "100-continue"}
             connection.request("POST", "/unbuffered/size", b"x" * 100_000, headers)
             assert connection.getresponse().read() == b"100000"
+
+
+def by_http_client(url: str, body: bytes, context: ssl.SSLContext) -> int:
+    """It sends all before it looks for an answer."""
+    place = url.partition("//")[2]
+    connection = (
+        http.client.HTTPSConnection(place, timeout=20, context=context)
+        if url.startswith("https")
+        else http.client.HTTPConnection(place, timeout=20)
+    )
+    with contextlib.closing(connection):
+        connection.request("POST", "/", body)
+        return connection.getresponse().status
+
+
+def by_httpx(url: str, body: bytes, context: ssl.SSLContext) -> int:
+    return httpx.post(url, content=body, verify=context, trust_env=False).status_code
+
+
+def by_aiohttp(url: str, body: bytes, context: ssl.SSLContext) -> int:
+    async def ask() -> int:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(url, data=io.BytesIO(body), ssl=context) as response,
+        ):
+            return response.status
+
+    return asyncio.run(ask())
+
+
+def by_coro(url: str, body: bytes, context: ssl.SSLContext) -> int:
+    @coroutine
+    def ask() -> Generator[Any, Any, int]:
+        response = yield fetch(
+            url, method="POST", body=body, ssl_options=context, raise_error=False
+        )
+        return int(response.code)
+
+    return int(run(ask))
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_a_refusal_reaches_who_is_sending(tmp_path: Path, ca: Authority, tls: bool) -> None:
+    """Not a reset instead, whoever the client is (RFC 9112 section 9.6)."""
+    (tmp_path / "app.py").write_text(textwrap.dedent(APP))
+    options = ("--certfile", ca.issue()) if tls else ()
+    body = bytes(10_000_000)
+    with coro_serve(
+        "app:router", "-p", 0, "--max-body", 1_000_000, *options, cwd=tmp_path
+    ) as served:
+        url = served.url.replace("127.0.0.1", "localhost")
+        clients = [by_http_client, by_httpx, by_coro]
+        if not tls:
+            # It leaves connections of TLS behind.
+            clients.append(by_aiohttp)
+        for ask in clients:
+            got = [ask(url, body, ca.client_context()) for _ in range(10)]
+            assert got == [413] * 10, ask
+    assert served.log.count("413") == 0
 
 
 @pytest.fixture(scope="module")
