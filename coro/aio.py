@@ -21,19 +21,20 @@ coroutines can ask for the current task in earnest.
 from __future__ import annotations
 
 import asyncio
-import functools
 import heapq
 import logging
 import math
 import selectors
 import sys
+from asyncio import base_events
 from collections import deque
 from collections.abc import Callable
 from concurrent import futures
-from contextvars import Context
+from contextvars import Context, copy_context
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
+from coro.errors import WrongThreadError
 from coro.hosted import Suspended, register_if_suspended
 from coro.loop import IOLoop
 from coro.net import READ, WRITE
@@ -45,7 +46,14 @@ __all__ = ["EventLoop", "new_event_loop"]
 if TYPE_CHECKING:
     # What is below has names that asyncio does not publish.
     class _Handles(asyncio.Handle):
+        _args: Any
+        _callback: Any
+        _repr: Any
+
         def __getattr__(self, name: str) -> Any: ...
+
+    class _TimerHandles(_Handles, asyncio.TimerHandle):
+        _when: float
 
     class _Loops(asyncio.SelectorEventLoop):
         def __getattr__(self, name: str) -> Any: ...
@@ -54,6 +62,7 @@ if TYPE_CHECKING:
         def __getattr__(self, name: str) -> Any: ...
 else:
     _Handles = asyncio.Handle
+    _TimerHandles = asyncio.TimerHandle
     _Loops = asyncio.SelectorEventLoop
     _Selectors = selectors._BaseSelectorImpl
 
@@ -61,6 +70,10 @@ _log = logging.getLogger("asyncio")
 
 # In the place of a timer.
 _NEVER = [math.inf]
+
+# asyncio's transports ask for 256 KiB in every ``recv``. For pieces of that size glibc maps memory
+# afresh, at twice the cost of all the rest of an echo, until a larger one was given back once.
+bytearray(1 << 19)
 
 # Cancelled timers that may lie in the heap, if they are not most of it.
 MANY_CANCELLED = 100
@@ -76,6 +89,21 @@ class _Handle(_Handles):
 
     __slots__ = ()
 
+    def __init__(
+        self,
+        callback: Callable[..., Any],
+        args: tuple[Any, ...],
+        loop: EventLoop,
+        context: Context | None,
+    ) -> None:
+        # asyncio's own spelt out, without debug mode: each call of the loop makes one.
+        self._context = copy_context() if context is None else context
+        self._loop = loop
+        self._callback = callback
+        self._args = args
+        self._cancelled = False
+        self._repr = self._source_traceback = None
+
     def cancel(self) -> None:
         super().cancel()
         # It is called yet, in its turn.
@@ -87,11 +115,55 @@ class _WatchedHandle(_Handle):
 
     __slots__ = ()
 
+    __init__ = asyncio.Handle.__init__
+
     def _run(self) -> None:
         if not self._cancelled:
             self._loop._run_watched(self, super()._run)
         # The frame of a task that failed refers to this one, and so would to the task.
         del self
+
+
+class _TimerHandle(_TimerHandles):
+    """An asyncio timer; what each is put through is spelt out."""
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        when: float,
+        callback: Callable[..., Any],
+        args: tuple[Any, ...],
+        loop: EventLoop,
+        context: Context | None,
+    ) -> None:
+        # Without debug mode.
+        self._context = copy_context() if context is None else context
+        self._loop = loop
+        self._callback = callback
+        self._args = args
+        self._cancelled = self._scheduled = False
+        self._repr = self._source_traceback = None
+        self._when = when
+
+    def __lt__(self, other: _TimerHandle) -> bool:  # type: ignore[override]
+        # A heap of the loop compares its timers with each other alone.
+        return self._when < other._when
+
+    def cancel(self) -> None:
+        if not self._cancelled:
+            loop = self._loop
+            if self._scheduled:
+                loop._timer_cancelled_count += 1
+            self._cancelled = True
+            if loop._debug:
+                self._repr = repr(self)
+            self._callback = self._args = None
+
+
+# What they are called in logs.
+_Handle.__name__ = _WatchedHandle.__name__ = asyncio.Handle.__name__
+_TimerHandle.__name__ = asyncio.TimerHandle.__name__
 
 
 def _nothing() -> None:
@@ -152,7 +224,7 @@ class _Selector(_Selectors):
     def register(self, fileobj: Any, events: int, data: Any = None) -> Any:
         key = super().register(fileobj, events, data)
         try:
-            call = functools.partial(self._on_events, key.fd)
+            call = self._caller(key.fd, *data)
             self._core._register(key.fd, key.fd, call, _mask(events))
         except BaseException:
             super().unregister(fileobj)
@@ -170,22 +242,33 @@ class _Selector(_Selectors):
         if key is None:
             raise KeyError(f"{fileobj!r} is not registered")
         key = self._fd_to_key[fd] = key._replace(events=events, data=data)
-        self._core._modify(fd, self._core._handlers[fd], _mask(events))
+        registration = self._core._handlers[fd]
+        registration.callback = self._caller(fd, *data)
+        self._core._modify(fd, registration, _mask(events))
         return key
 
     def select(self, timeout: float | None = None) -> Any:
         raise NotImplementedError("coro's loop polls by itself")
 
-    def _on_events(self, fd: int, mask: int) -> None:
-        key = self._fd_to_key.get(fd)
-        if key is None:
-            return
-        reader, writer = key.data
-        # An error, or the end, is for both to see.
-        if reader is not None and mask & ~WRITE:
-            self._face._come(reader, fd, self._face._remove_reader)
-        if writer is not None and mask & ~READ:
-            self._face._come(writer, fd, self._face._remove_writer)
+    def _caller(self, fd: int, reader: Any, writer: Any) -> Callable[[int], None]:
+        """What a descriptor's events do: have its handles run."""
+        for handle in (reader, writer):
+            if handle is not None:
+                handle.__class__ = _Handle
+        face = self._face
+        append = self._core._ready.append
+
+        def call(mask: int) -> None:
+            # An error, or the end, is for both to see. Most events are spelt out.
+            if reader is not None and mask & ~WRITE:
+                if reader._cancelled or face._debug:
+                    face._come(reader, fd, face._remove_reader)
+                else:
+                    append(reader)
+            if writer is not None and mask & ~READ:
+                face._come(writer, fd, face._remove_writer)
+
+        return call
 
 
 def _mask(events: int) -> int:
@@ -263,6 +346,19 @@ class EventLoop(_Loops):
 
     # --- callbacks -------------------------------------------------------------------------
 
+    def call_soon(  # type: ignore[override]
+        self, callback: Callable[..., Any], *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
+        """Call a function in the next turn."""
+        if self._closed or self._debug:
+            watched: Any = super().call_soon(callback, *args, context=context)
+            # Where it was made is not here.
+            del watched._source_traceback[-1]
+            return watched  # type: ignore[no-any-return]
+        handle = _Handle(callback, args, self, context)
+        self._core._ready.append(handle)
+        return handle
+
     def _call_soon(
         self, callback: Callable[..., Any], args: tuple[Any, ...], context: Context | None
     ) -> _Handle:
@@ -286,6 +382,22 @@ class EventLoop(_Loops):
         self._core._waker.wake()
         return handle
 
+    def call_later(  # type: ignore[override]
+        self,
+        delay: float,
+        callback: Callable[..., Any],
+        *args: Any,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """Call a function in ``delay`` seconds."""
+        if delay is None:
+            raise TypeError("delay must not be None")
+        if self._closed or self._debug:
+            return self._call_at_watched(self.time() + delay, callback, args, context)
+        handle = _TimerHandle(self.time() + delay, callback, args, self, context)
+        self._schedule(handle)
+        return handle
+
     def call_at(  # type: ignore[override]
         self,
         when: float,
@@ -294,16 +406,33 @@ class EventLoop(_Loops):
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
         """Call a function at a time of this loop's clock."""
-        # asyncio's own spelt out, for a call more would show.
         if when is None:
             raise TypeError("when cannot be None")
+        if self._closed or self._debug:
+            return self._call_at_watched(when, callback, args, context)
+        handle = _TimerHandle(when, callback, args, self, context)
+        self._schedule(handle)
+        return handle
+
+    def _call_at_watched(
+        self,
+        when: float,
+        callback: Callable[..., Any],
+        args: tuple[Any, ...],
+        context: Context | None,
+    ) -> asyncio.TimerHandle:
+        """Likewise in debug mode, or raise."""
         self._check_closed()
-        if self._debug:
-            self._check_thread()
-            self._check_callback(callback, "call_at")
+        self._check_thread()
+        self._check_callback(callback, "call_at")
         handle: Any = asyncio.TimerHandle(when, callback, args, self, context)
-        if handle._source_traceback:
-            del handle._source_traceback[-1]
+        # Where it was made is not here.
+        del handle._source_traceback[-2:]
+        self._schedule(handle)
+        return handle  # type: ignore[no-any-return]
+
+    def _schedule(self, handle: Any) -> None:
+        when = handle._when
         scheduled = self._scheduled
         heapq.heappush(scheduled, handle)
         handle._scheduled = True
@@ -312,7 +441,6 @@ class EventLoop(_Loops):
         cancelled = self._timer_cancelled_count
         if cancelled > MANY_CANCELLED and cancelled * 2 > len(scheduled):
             self._sweep()
-        return handle  # type: ignore[no-any-return]
 
     def _set_alarm(self, when: float) -> None:
         """Look for timers that are due at a time, the earliest deadline that there is."""
@@ -359,12 +487,12 @@ class EventLoop(_Loops):
         if not handle._cancelled:
             self._core._ready.append((self._run_plain, (handle,), None))
 
-    def _come(self, handle: asyncio.Handle, fd: int, remove: Callable[[int], Any]) -> None:
+    def _come(self, handle: _Handle, fd: int, remove: Callable[[int], Any]) -> None:
         """A descriptor is ready for whom a handle calls."""
         if handle._cancelled:
             remove(fd)
         else:
-            self._core._ready.append((self._run_plain, (handle,), None))
+            self._add_callback(handle)
 
     def _run_plain(self, handle: asyncio.Handle) -> None:
         if handle._cancelled:
@@ -383,7 +511,9 @@ class EventLoop(_Loops):
             run()
             took = self.time() - began
             if took >= self.slow_callback_duration:
-                _log.warning("Executing %s took %.3f seconds", _format_handle(handle), took)
+                base_events.logger.warning(  # type: ignore[attr-defined]
+                    "Executing %s took %.3f seconds", _format_handle(handle), took
+                )
         finally:
             self._current_handle = None
             del handle, run
@@ -428,6 +558,13 @@ class _Face(EventLoop):
     def is_running(self) -> bool:
         """Whether the loop below runs."""
         return self._core._thread is not None
+
+    def _check_thread(self) -> None:
+        thread = self._core._thread
+        if thread is not None and thread != get_ident():
+            raise WrongThreadError(
+                f"{self!r} runs in another thread; there, only call_soon_threadsafe is safe"
+            )
 
     def stop(self) -> None:
         """Stop at the end of the present turn, or of the next one."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import logging
 import os
+import re
 import signal
 import socket
 import ssl
@@ -14,6 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import AsyncGenerator, Callable, Iterator
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +104,64 @@ class TestLoop:
 
         assert run(main()) == ["soon", "later"]
 
+    def test_cancelled_timers_are_forgotten(self, run: Run) -> None:
+        async def main() -> None:
+            loop: Any = asyncio.get_running_loop()
+            seen: list[int] = []
+            came = asyncio.Event()
+            last = loop.call_later(0.02, came.set)
+            for number in range(10_000):
+                timer = loop.call_later(1000 - number % 7, seen.append, 0)
+                assert timer.when() > loop.time() + 900
+                timer.cancel()
+                timer.cancel()
+            assert len(loop._scheduled) < 2 * coro.aio.MANY_CANCELLED
+            await came.wait()
+            last.cancel()
+            assert seen == []
+            assert loop._timer_cancelled_count == len(loop._scheduled)
+
+        run(main())
+
+    def test_descriptors(self, run: Run) -> None:
+        async def main() -> list[str]:
+            loop = asyncio.get_running_loop()
+            ours, theirs = socket.socketpair()
+            seen: list[str] = []
+            done = asyncio.Event()
+
+            def remove() -> None:
+                seen.append("write")
+                assert loop.remove_writer(ours)
+                assert not loop.remove_writer(ours)
+
+            def read() -> None:
+                seen.append(ours.recv(10).decode())
+                # Its own event, and that of this very turn.
+                assert loop.remove_reader(ours)
+                assert loop.remove_reader(theirs)
+                done.set()
+
+            with ours, theirs:
+                loop.add_writer(ours, remove)
+                loop.add_reader(ours, seen.append, "replaced")
+                loop.add_reader(ours, read)
+                loop.add_reader(theirs, seen.append, "removed before it was called")
+                # Both have events in one turn.
+                ours.send(b"pong")
+                theirs.send(b"ping")
+                await done.wait()
+                await asyncio.sleep(0)
+                # It would be called for as long as there is something to read.
+                loop.add_reader(theirs, seen.append, "cancelled")
+                loop._selector.get_key(theirs).data[0].cancel()  # type: ignore[attr-defined]
+                await asyncio.sleep(0.01)
+                assert not loop.remove_reader(theirs)
+            return seen
+
+        assert run(main()) == ["ping", "write"]
+        assert run(main(), debug=True) == ["ping", "write"]
+
     def test_threads_wake_it(self, run: Run) -> None:
         async def main() -> str:
             loop = asyncio.get_running_loop()
@@ -178,7 +239,59 @@ class TestLoop:
 
         with caplog.at_level(logging.WARNING, "asyncio"):
             run(main(), debug=True)
-        assert any("took 0.0" in message for message in caplog.messages)
+        assert any(
+            re.match("Executing <Handle .*sleep.* took", message) for message in caplog.messages
+        )
+
+    def test_debug_mode_tells_of_slow_readers(
+        self, run: Run, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Also of those that were added before."""
+
+        async def main() -> None:
+            loop = asyncio.get_running_loop()
+            loop.slow_callback_duration = 0.01
+            ours, theirs = socket.socketpair()
+            with ours, theirs:
+                came = loop.create_future()
+
+                def slow() -> None:
+                    loop.remove_reader(ours)
+                    time.sleep(0.05)
+                    came.set_result(None)
+
+                loop.add_reader(ours, slow)
+                loop.set_debug(True)
+                theirs.send(b"x")
+                await came
+
+        with caplog.at_level(logging.WARNING, "asyncio"):
+            run(main())
+        assert any("slow() at" in message and "took" in message for message in caplog.messages)
+
+    def test_debug_mode_tells_where_a_callback_was_scheduled(self, run: Run) -> None:
+        async def main() -> None:
+            loop = asyncio.get_running_loop()
+            handles: list[Any] = [
+                loop.call_soon(int),
+                loop.call_soon_threadsafe(int),
+                loop.call_later(0, int),
+                loop.call_at(0, int),
+            ]
+            assert {handle._source_traceback[-1].name for handle in handles} == {"main"}
+            handles[-1].cancel()
+            assert re.match("<TimerHandle cancelled when=.* int", repr(handles[-1]))
+            calls: list[Any] = [loop.call_soon, functools.partial(loop.call_later, 0)]
+            for call in calls:
+                with pytest.raises(TypeError):
+                    call(None)
+                with (
+                    futures.ThreadPoolExecutor(1) as pool,
+                    pytest.raises(RuntimeError, match="thread"),
+                ):
+                    pool.submit(call, int).result()
+
+        run(main(), debug=True)
 
     def test_asynchronous_generators_are_closed(self, run: Run) -> None:
         closed = []

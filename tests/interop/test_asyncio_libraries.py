@@ -306,6 +306,9 @@ class TestAsyncpg:
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.05):
                     await connection.execute("SELECT pg_sleep(60)")
+            # Waits until the server has confirmed it. A time limit of asyncpg's counts that in, and
+            # closes the connection if it is not enough.
+            assert await connection.fetchval("SELECT 5") == 5
             with pytest.raises(TimeoutError):
                 await connection.execute("SELECT pg_sleep(60)", timeout=0.05)
 
