@@ -17,7 +17,7 @@ TEST := .venv/test-$(VERSION)
 BENCH := .venv/bench-$(VERSION)
 PIP := bin/python -m pip install -qq --disable-pip-version-check
 
-.PHONY: help demo test suite lint format bench budgets soak test-asyncio clean
+.PHONY: help demo test suite lint format bench profile budgets soak test-asyncio clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -50,6 +50,10 @@ format: $(TEST)/.made  ## Bring all files into ruff's format
 
 bench: $(BENCH)/.made  ## Measure coro beside its floors and its peers (some minutes)
 	@$(BENCH)/bin/python -m benchmarks
+
+profile: $(BENCH)/.made  ## A flame graph of CASE=name of `make bench` (BY=callgrind: instructions)
+	@$(BENCH)/bin/python -m benchmarks.profile $(CASE) \
+		$(if $(SUBJECT),--subject '$(SUBJECT)') $(if $(BY),--by $(BY))
 
 budgets: $(TEST)/.made  ## Record what the hot paths cost, in counts, as what they may cost
 	@$(TEST)/bin/python -m tests.budgets --record

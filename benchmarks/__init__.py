@@ -10,6 +10,7 @@ columns to trust are the ratios.
 ``processes``  the measuring process: starts, pins and ends the measured ones
 ``rounds``     interleaved rounds
 ``report``     tables and JSON
+``profile``    one subject of a case under a profiler; ``profiled`` is what runs in its place
 ``machine``    versions and hardware, printed with every run
 ``memory``     what memory processes have in use
 ``hosts``      asyncio or uvloop, by name

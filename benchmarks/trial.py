@@ -8,6 +8,7 @@ kind of coroutine it stands in::
 """
 
 import json
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,9 @@ ENOUGH = 0.2
 
 LONGEST = 120
 """Seconds after which a measurement is given up."""
+
+FIXED = "CORO_BENCHMARK_OPERATIONS"
+"""The environment variable that tells how many operations to do, whatever time they take."""
 
 
 class Trial:
@@ -39,6 +43,7 @@ class Trial:
     def __iter__(self) -> Iterator[int]:
         """Give each count, for the loop's body to do."""
         count = FIRST_COUNT
+        fixed = os.environ.get(FIXED)
         last = False
         while True:
             cpu, wall = self.cpu_clock(), time.perf_counter()
@@ -46,6 +51,9 @@ class Trial:
             wall, cpu = time.perf_counter() - wall, self.cpu_clock() - cpu
             if last:
                 break
+            if fixed is not None:
+                count, last = int(fixed), True
+                continue
             last = wall >= self.seconds * ENOUGH
             wanted = self.seconds / wall if last else min(10.0, 0.5 * self.seconds / wall)
             count = max(1, round(count * max(wanted, 1.0) / FIRST_COUNT)) * FIRST_COUNT
