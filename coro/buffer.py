@@ -94,14 +94,18 @@ class WriteQueue:
     __slots__ = ("_views", "added", "size")
 
     def __init__(self) -> None:
-        self._views: deque[memoryview] = deque()
+        # A deque is made for each rush and goes with it: an empty one takes 600 bytes.
+        self._views: deque[memoryview] | tuple[()] = ()
         # Bytes in the queue, and bytes ever added: their difference is what was sent.
         self.size = 0
         self.added = 0
 
     def append(self, data: memoryview) -> None:
         """Add a view of bytes (item size 1) at the end; the queue releases it."""
-        self._views.append(data)
+        if self._views:
+            self._views.append(data)
+        else:
+            self._views = deque((data,))
         self.size += len(data)
         self.added += len(data)
 
@@ -122,7 +126,7 @@ class WriteQueue:
         """Remove the first ``size`` bytes, which were sent."""
         views = self._views
         self.size -= size
-        while size:
+        while size and views:
             view = views[0]
             length = len(view)
             if size < length:
@@ -131,9 +135,12 @@ class WriteQueue:
                 return
             size -= length
             views.popleft().release()
+        if not views:
+            self._views = ()
 
     def clear(self) -> None:
         """Drop and release everything."""
         while self._views:
             self._views.popleft().release()
+        self._views = ()
         self.size = 0
