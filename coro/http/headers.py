@@ -144,16 +144,14 @@ class HTTPHeaders(MutableMapping[str, str]):
 
     # Either _raw holds what was received and _fields is None, or _fields holds everything and
     # _raw is None: _load() is the one way from the first state to the second.
-    __slots__ = ("__weakref__", "_fields", "_last_name", "_raw")
+    __slots__ = ("__weakref__", "_fields", "_raw")
 
     _raw: bytes | tuple[tuple[bytes, bytes], ...] | None
     _fields: dict[str, list[str]] | None
-    _last_name: str | None  # the field that a continuation line would continue
 
     def __init__(self, source: HeaderSource = (), **fields: str) -> None:
         self._raw = None
         self._fields = {}
-        self._last_name = None
         if isinstance(source, HTTPHeaders):
             self._fields = {name: values[:] for name, values in source._load().items()}
         elif isinstance(source, Mapping):
@@ -170,7 +168,7 @@ class HTTPHeaders(MutableMapping[str, str]):
         """Wrap field lines as received, each ended by CRLF; the caller has checked their syntax."""
         headers = cls.__new__(cls)
         headers._raw = block
-        headers._fields = headers._last_name = None
+        headers._fields = None
         return headers
 
     @classmethod
@@ -178,7 +176,7 @@ class HTTPHeaders(MutableMapping[str, str]):
         """Wrap pairs of name and value as received; the caller has checked their syntax."""
         headers = cls.__new__(cls)
         headers._raw = tuple(pairs)
-        headers._fields = headers._last_name = None
+        headers._fields = None
         return headers
 
     @classmethod
@@ -200,30 +198,21 @@ class HTTPHeaders(MutableMapping[str, str]):
     def parse_line(self, line: str) -> None:
         r"""Add one header line, with or without its line end; an empty line adds nothing.
 
-        A line that begins with a space or tab continues the field before it. (The codec refuses
-        such lines from the network, as RFC 9112 section 5.2 demands; text from elsewhere may
-        still have them.)
-
         Raises:
-            InvalidHeaderError: no colon, an invalid name or value, or nothing to continue.
+            InvalidHeaderError: no colon, an invalid name or value; or a line that begins with a
+                space or tab, which once continued the field before it (RFC 9112 section 5.2).
         """
         line = line.removesuffix("\n").removesuffix("\r")
         if not line:
             return
         if line[0] in _WHITESPACE:
-            self._continue_last(line.strip(_WHITESPACE))
-            return
+            raise InvalidHeaderError(
+                f"header line {line!r} begins with whitespace: folded lines are refused"
+            )
         name, colon, value = line.partition(":")
         if not colon:
             raise InvalidHeaderError(f"no colon in header line {line!r}")
         self.add(name, value)
-
-    def _continue_last(self, more: str) -> None:
-        name = self._last_name
-        if name is None:
-            raise InvalidHeaderError("first header line cannot start with whitespace")
-        check_value(name, more)
-        self._load()[name][-1] += " " + more
 
     def add(self, name: str, value: str) -> None:
         """Add a value to a field, keeping those it has.
@@ -233,9 +222,7 @@ class HTTPHeaders(MutableMapping[str, str]):
             TypeError: a value that is not text.
         """
         key = check_name(name)
-        text = _text(key, value)
-        self._load().setdefault(key, []).append(text)
-        self._last_name = key
+        self._load().setdefault(key, []).append(_text(key, value))
 
     def get_list(self, name: str) -> list[str]:
         """Return the values of a field, one by one; an empty list if it is absent."""
@@ -253,7 +240,7 @@ class HTTPHeaders(MutableMapping[str, str]):
             return type(self)(self)
         twin = type(self).__new__(type(self))
         twin._raw = self._raw
-        twin._fields = twin._last_name = None
+        twin._fields = None
         return twin
 
     __copy__ = copy
@@ -283,10 +270,7 @@ class HTTPHeaders(MutableMapping[str, str]):
         self._load()[key] = [_text(key, value)]
 
     def __delitem__(self, name: str) -> None:
-        key = canonical_name(name)
-        del self._load()[key]
-        if self._last_name == key:
-            self._last_name = None
+        del self._load()[canonical_name(name)]
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and canonical_name(name) in self._load()
