@@ -34,6 +34,7 @@ from contextvars import Context, copy_context
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
+from coro.debug import disable, enable
 from coro.errors import WrongThreadError
 from coro.hosted import Suspended, register_if_suspended
 from coro.loop import IOLoop
@@ -305,6 +306,15 @@ class EventLoop(_Loops):
     def _coro_ioloop(self) -> IOLoop:
         """Where ``hosted`` looks for the loop of this one."""
         return self._core
+
+    def set_debug(self, enabled: bool) -> None:
+        """Turn debug mode on or off, asyncio's and coro's."""
+        before = getattr(self, "_debug", False)
+        super().set_debug(enabled)
+        if enabled and not before:
+            enable(self._core)
+        elif before and not enabled:
+            disable(self._core)
 
     # --- running ---------------------------------------------------------------------------
 

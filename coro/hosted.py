@@ -33,6 +33,7 @@ from contextvars import Context, copy_context
 from threading import get_ident
 from typing import Any, NoReturn
 
+from coro.debug import enable
 from coro.future import Slot, slot
 from coro.loop import IOLoop
 from coro.net import Poller
@@ -403,6 +404,8 @@ def _hosted() -> HostedLoop | None:
     loop: HostedLoop | None = getattr(host, ATTRIBUTE, None)
     if loop is None:
         loop = HostedLoop(host)
+        if host.get_debug():
+            enable(loop)
     elif loop._thread != get_ident():
         # It was run in another thread before.
         loop._thread = get_ident()

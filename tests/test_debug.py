@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import gc
 import logging
@@ -211,6 +212,26 @@ class TestRun:
     def test_the_argument_outdoes_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("CORO_DEBUG", "1")
         assert not coro.run(self.main, debug=False)
+
+    def test_by_the_debug_mode_of_asyncio(self, loop: IOLoop) -> None:
+        face = loop.asyncio_loop
+        for _ in range(2):
+            face.set_debug(True)
+            assert debug._observer(loop) is not None
+            face.set_debug(False)
+            assert debug._observer(loop) is None
+        # Who put it on by another way is not disturbed.
+        enable(loop)
+        face.set_debug(False)
+        assert debug._observer(loop) is not None
+        disable(loop)
+
+    @pytest.mark.parametrize("on", [False, True])
+    def test_by_that_of_the_host(self, on: bool) -> None:
+        async def main() -> bool:
+            return debug._observer(IOLoop.current()) is not None
+
+        assert asyncio.run(main(), debug=on) is on
 
     def test_what_still_runs_and_was_never_yielded_is_told_once(
         self, caplog: pytest.LogCaptureFixture
