@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from typing import Any
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
@@ -35,13 +36,14 @@ MAX_TARGET_BYTES = 16384
 # Longer than any method that is known (RFC 9112 section 3).
 _MAX_METHOD_BYTES = 64
 
+# Longer heads are not kept to be compared with the next: an idle connection is to stay small.
+_MAX_KNOWN_BYTES = 2048
+
 # Empty lines that may stand before a request: some clients end a body with one (RFC 9112
 # section 2.2).
 _EMPTY_LINES = 4
 
-_REQUEST_LINE = re.compile(
-    rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([\x21\x22\x24-\x7e]+) HTTP/([0-9]\.[0-9])"
-)
+_REQUEST_LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+ [\x21\x22\x24-\x7e]+ HTTP/[0-9]\.[0-9]")
 _REQUEST_LINE_BEGUN = re.compile(
     rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
     rb"(?: (?:[\x21\x22\x24-\x7e]++"
@@ -82,18 +84,21 @@ def _parse_request_line(line: bytes) -> tuple[str, str, str]:
     Raises:
         RefusalError: it is none of HTTP/1.0 or 1.1.
     """
-    match = _REQUEST_LINE.fullmatch(line)
-    if match is None:
+    if not _REQUEST_LINE.fullmatch(line):
         raise RefusalError(400, f"malformed request line {line[:100]!r}")
-    method, target, version = (each.decode("ascii") for each in match.groups())
+    method, target, version = line.decode("ascii").split(" ")
+    version = version.removeprefix("HTTP/")
     if version not in ("1.0", "1.1"):
         raise RefusalError(505, f"HTTP/{version} is not spoken here: HTTP/1.0 and 1.1 are")
     if method == "CONNECT":
-        form = re.fullmatch(r"[^/?#@]+:[0-9]+", target)
+        well_formed = re.fullmatch(r"[^/?#@]+:[0-9]+", target) is not None
     else:
-        form = re.match(r"/|\*$" if method == "OPTIONS" else r"/", target)
-        form = form or _ABSOLUTE.fullmatch(target)
-    if form is None:
+        well_formed = (
+            target[0] == "/"
+            or (target == "*" and method == "OPTIONS")
+            or _ABSOLUTE.fullmatch(target) is not None
+        )
+    if not well_formed:
         raise RefusalError(400, f"malformed request target {target[:100]!r} of {method}")
     return method, target, version
 
@@ -288,7 +293,7 @@ class RequestDecoder:
         "rest",
     )
 
-    _parser: HttpRequestParser  # of the head that _section collects
+    _parser: Any  # of the head that _section collects, an HttpRequestParser
 
     def __init__(
         self,
@@ -302,6 +307,7 @@ class RequestDecoder:
         # The last head, which the next one may equal.
         self._known: RequestHead | None = None
         self._section: Section | None = None
+        self._parser = None
         self._chunks: ChunkedDecoder | None = None
         self.left = 0
         self._empty_lines = 0
@@ -329,6 +335,10 @@ class RequestDecoder:
                 # Most clients send one and the same head on a connection: it was judged.
                 self.rest = data[end:]
                 return self._begin_body(known)
+            if end <= self._max_header_bytes and not raw.startswith(b"\r\n"):
+                self.rest = data[end:]
+                _ask_llhttp(HttpRequestParser(None), self._check_line(raw, 0), raw)
+                return self._judge(raw)
         return self._read_head(data)
 
     def _read_head(self, data: bytes) -> RequestHead | None:
@@ -356,24 +366,24 @@ class RequestDecoder:
         if found is not None:
             raw, self.rest = found
             fresh = fresh[: len(fresh) - len(self.rest)]
-        try:
-            self._parser.feed_data(fresh)
-        except HttpParserUpgrade:
-            pass
-        except HttpParserError as error:
-            raise _refusal(error, section.seen) from error
+        _ask_llhttp(self._parser, fresh, section.seen)
         if found is None:
             return None
-        self._section = None
+        self._section = self._parser = None
+        return self._judge(raw)
+
+    def _judge(self, raw: bytes) -> RequestHead:
+        """Read a head that llhttp has accepted."""
         self._empty_lines = 0
         try:
             check_field_count("request head", raw, self._max_headers)
         except HTTPInputError as error:
             raise RefusalError(431, str(error)) from error
-        self._known = head = RequestHead(raw)
+        head = RequestHead(raw)
+        self._known = head if len(raw) <= _MAX_KNOWN_BYTES else None
         return self._begin_body(head)
 
-    def _check_line(self, seen: bytearray, before: int) -> bytes:
+    def _check_line(self, seen: bytes | bytearray, before: int) -> bytes:
         """Look at the request line; return what llhttp is to see of what came.
 
         It sees nothing before the line is complete: what it says then would depend on how much of
@@ -440,7 +450,21 @@ class RequestDecoder:
         return f"<RequestDecoder {'between requests' if self.complete else 'in a body'}>"
 
 
-def _refusal(error: HttpParserError, head: bytearray) -> RefusalError:
+def _ask_llhttp(parser: Any, fresh: bytes, seen: bytes | bytearray) -> None:
+    """Let llhttp see more of a head.
+
+    Raises:
+        RefusalError: it is malformed.
+    """
+    try:
+        parser.feed_data(fresh)
+    except HttpParserUpgrade:
+        pass
+    except HttpParserError as error:
+        raise _refusal(error, seen) from error
+
+
+def _refusal(error: HttpParserError, head: bytes | bytearray) -> RefusalError:
     """Say in coro's own error what llhttp refused."""
     if "method" in str(error).lower():
         return RefusalError(501, f"unknown method {bytes(head[:32]).split()[0]!r}")
