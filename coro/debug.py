@@ -1,8 +1,8 @@
 """Debug mode: history of what a program does, for logs and reprs.
 
 It is put on by ``coro.run(main, debug=True)``, by ``CORO_DEBUG=1`` in the environment, by
-``enable(loop)``, or by asyncio's debug mode of the loop above or below, and is an observer of the loop (``coro.hooks``): no other room asks whether it is
-on. Logged are
+``enable(loop)``, or by asyncio's debug mode of the loop above or below. It is an observer of the
+loop (``coro.hooks``): no other room asks whether it is on. Logged are
 
 - the errors that nobody looked at, as always, now with the place where the future was made. So has
   its repr;
