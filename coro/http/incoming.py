@@ -44,11 +44,15 @@ _MAX_KNOWN_BYTES = 2048
 _EMPTY_LINES = 4
 
 _REQUEST_LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+ [\x21\x22\x24-\x7e]+ HTTP/[0-9]\.[0-9]")
-_REQUEST_LINE_BEGUN = re.compile(
-    rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
-    rb"(?: (?:[\x21\x22\x24-\x7e]++"
-    rb"(?: (?:H(?:T(?:T(?:P(?:/(?:[0-9](?:\.(?:[0-9]\r?)?)?)?)?)?)?)?)?)?)?)?"
+# What may follow the first bytes of a target while its line is not complete.
+_TARGET_BEGUN = (
+    rb"[\x21\x22\x24-\x7e]*+"
+    rb"(?: (?:H(?:T(?:T(?:P(?:/(?:[0-9](?:\.(?:[0-9]\r?)?)?)?)?)?)?)?)?)?"
 )
+_LINE_BEGUN = re.compile(
+    rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++(?: (?:[\x21\x22\x24-\x7e]" + _TARGET_BEGUN + rb")?)?"
+)
+_LINE_GOES_ON = re.compile(_TARGET_BEGUN)
 
 # The fields that decide about the body and the connection.
 _FIELDS_OF_INTEREST = re.compile(
@@ -283,6 +287,7 @@ class RequestDecoder:
         "_chunks",
         "_empty_lines",
         "_known",
+        "_line_at",
         "_max_header_bytes",
         "_max_headers",
         "_max_target_bytes",
@@ -311,6 +316,8 @@ class RequestDecoder:
         self._chunks: ChunkedDecoder | None = None
         self.left = 0
         self._empty_lines = 0
+        # How far the target was looked at, while its line is not complete; then -1.
+        self._line_at = 0
         self.rest = b""
         self.complete = True
 
@@ -374,7 +381,7 @@ class RequestDecoder:
 
     def _judge(self, raw: bytes) -> RequestHead:
         """Read a head that llhttp has accepted."""
-        self._empty_lines = 0
+        self._empty_lines = self._line_at = 0
         try:
             check_field_count("request head", raw, self._max_headers)
         except HTTPInputError as error:
@@ -389,23 +396,32 @@ class RequestDecoder:
         It sees nothing before the line is complete: what it says then would depend on how much of
         a faulty line has come.
         """
-        end = seen.find(b"\n", 0, self._max_target_bytes)
-        if end < 0:
-            if not _REQUEST_LINE_BEGUN.fullmatch(seen, 0, self._max_target_bytes):
-                raise RefusalError(400, f"{bytes(seen[:100])!r} is not the beginning of a request")
-            if len(seen) > _MAX_METHOD_BYTES and b" " not in seen[: _MAX_METHOD_BYTES + 1]:
-                raise RefusalError(501, f"unknown method {bytes(seen[:32])!r}...")
-            if len(seen) > self._max_target_bytes:
-                raise RefusalError(
-                    414, f"request line of over {self._max_target_bytes} bytes, which is the limit"
-                )
-            return b""
-        if end < before:
+        if self._line_at < 0:
             return bytes(seen[before:])
+        end = seen.find(b"\n", before, self._max_target_bytes)
+        if end < 0:
+            self._check_begun_line(seen)
+            return b""
+        self._line_at = -1
         if seen[end - 1 : end] != b"\r":
             raise RefusalError(400, f"a bare LF ends the line {bytes(seen[: min(end, 100)])!r}")
         _parse_request_line(bytes(seen[: end - 1]))
         return bytes(seen)
+
+    def _check_begun_line(self, seen: bytes | bytearray) -> None:
+        """Look at a request line that is not complete; of its target only at what is new."""
+        at = self._line_at
+        begun = _LINE_GOES_ON if at else _LINE_BEGUN
+        if not begun.fullmatch(seen, at, self._max_target_bytes):
+            raise RefusalError(400, f"{bytes(seen[:100])!r} is not the beginning of a request")
+        if not at and len(seen) > _MAX_METHOD_BYTES and b" " not in seen[: _MAX_METHOD_BYTES + 1]:
+            raise RefusalError(501, f"unknown method {bytes(seen[:32])!r}...")
+        if len(seen) > self._max_target_bytes:
+            raise RefusalError(
+                414, f"request line of over {self._max_target_bytes} bytes, which is the limit"
+            )
+        if seen[-1:] != b" " and seen.count(b" ", at) == (not at):
+            self._line_at = len(seen)
 
     def _begin_body(self, head: RequestHead) -> RequestHead:
         self.complete = not head.has_body

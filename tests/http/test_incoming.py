@@ -5,6 +5,7 @@ Every case goes through ``outcomes``, which demands that how the bytes were cut 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coro.errors import HTTPInputError
+from coro.http import incoming
 from coro.http.incoming import RefusalError, RequestDecoder, RequestHead
 
 SIMPLE = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -252,6 +254,27 @@ class TestLimits:
             for _ in range(1000):
                 decoder.feed(b"GET /" if not decoder.begun else b"x" * 100)
         assert caught.value.status == 414
+
+    def test_a_target_byte_by_byte_is_looked_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Counting:
+            looked = 0
+
+            def __init__(self, pattern: re.Pattern[bytes]) -> None:
+                self._pattern = pattern
+
+            def fullmatch(self, seen: bytearray, start: int, end: int) -> Any:
+                Counting.looked += min(len(seen), end) - start
+                return self._pattern.fullmatch(seen, start, end)
+
+        for name in ("_LINE_BEGUN", "_LINE_GOES_ON"):
+            monkeypatch.setattr(incoming, name, Counting(getattr(incoming, name)))
+        decoder = RequestDecoder()
+        sent = request(line=f"GET /{'x' * 10_000}?a=b HTTP/1.1")
+        for at in range(len(sent)):
+            head = decoder.feed(sent[at : at + 1])
+        assert head is not None
+        assert len(head.target) == 10_005
+        assert Counting.looked < 2 * 10_005
 
 
 class Judge:
