@@ -91,7 +91,7 @@ _MAX_KEPT_HEADS = 256
 WRITE_LOW_WATER = 65536
 
 _CLOSE = b"Connection: close\r\n"
-_KEEP_ALIVE = b"Connection: keep-alive\r\n"
+_KEEP_ALIVE = b"Connection: Keep-Alive\r\n"
 
 Handler = Callable[[HTTPServerRequest], Any]
 

@@ -202,7 +202,7 @@ class TestRequests:
     def test_http_1_0_keep_alive(self, serve: Any, talk: Any) -> None:
         client = talk(serve(hello))
         client.say(b"GET /x HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
-        assert b"\r\nConnection: keep-alive\r\n" in client.hear(b"hello /x")
+        assert b"\r\nConnection: Keep-Alive\r\n" in client.hear(b"hello /x")
         client.say(b"GET /y HTTP/1.0\r\n\r\n")
         assert client.hear_all().endswith(b"hello /y")
 
