@@ -117,7 +117,7 @@ class ASGIHandler:
 
     def _scope(self, request: HTTPServerRequest) -> Scope:
         head = request.head
-        path = head.path
+        path, query = head.split()
         scope: Scope = {
             "type": "http",
             "asgi": _VERSION,
@@ -126,7 +126,7 @@ class ASGIHandler:
             "scheme": request.protocol,
             "path": unquote(path) if "%" in path else path,
             "raw_path": path.encode("ascii"),
-            "query_string": head.query.encode("ascii"),
+            "query_string": query.encode("ascii"),
             "root_path": self.root_path,
             "headers": [*head.pairs],
             "client": (request.remote_ip, request.connection.remote_port),
@@ -231,7 +231,7 @@ class _Exchange:
         if kind == "http.response.start":
             if self._start is not None:
                 raise RuntimeError("the ASGI application sent http.response.start twice")
-            fields, length = _encode(tuple((name, value) for name, value in message["headers"]))
+            fields, length = _encode(tuple(map(tuple, message["headers"])))
             self._start = (message["status"], fields, length)
             return self._nothing
         if kind != "http.response.body":
@@ -366,7 +366,7 @@ class _Socket:
             self._answered.set_result(None)
             return nothing
         elif kind == "websocket.http.response.start" and self._denial is None:
-            lines, _ = _encode(tuple((name, value) for name, value in message["headers"]))
+            lines, _ = _encode(tuple(map(tuple, message["headers"])))
             self._denial = Response.encoded(b"", message["status"], lines)
             return nothing
         elif kind == "websocket.http.response.body" and self._denial is not None:

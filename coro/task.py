@@ -1055,11 +1055,14 @@ def convert_yielded(yielded: Any) -> Future[Any]:
         return _Chained(yielded)
     if is_future(yielded):
         return _Foreign(yielded)
-    if inspect.iscoroutine(yielded):
-        return launch_coroutine(yielded, slot.running or slot.loop(), copy_context())
     if _is_awaitable(yielded):
-        return launch_coroutine(_await(yielded), slot.running or slot.loop(), copy_context())
+        return _drive_coroutine(_await(yielded))
     raise BadYieldError(f"yielded unknown object {shortened(yielded)}{_likely_slip(yielded)}")
+
+
+@convert_yielded.register(types.CoroutineType)
+def _drive_coroutine(body: Any) -> Task[Any]:
+    return launch_coroutine(body, slot.running or slot.loop(), copy_context())
 
 
 async def _await(awaitable: Awaitable[T]) -> T:

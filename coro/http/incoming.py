@@ -226,14 +226,15 @@ class RequestHead:
     @property
     def path(self) -> str:
         """The target without scheme, host and query."""
-        return self._split()[0]
+        return self.split()[0]
 
     @property
     def query(self) -> str:
         """What follows the first question mark; "" if there is none."""
-        return self._split()[1]
+        return self.split()[1]
 
-    def _split(self) -> tuple[str, str]:
+    def split(self) -> tuple[str, str]:
+        """Return ``path`` and ``query``."""
         target = self.target
         if not target.startswith("/") and self.method != "CONNECT":
             absolute = _ABSOLUTE.fullmatch(target)

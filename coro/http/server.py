@@ -31,7 +31,7 @@ from coro.errors import (
     TimeoutError,
     format_address,
 )
-from coro.future import Future
+from coro.future import DONE, Future
 from coro.gen import Timeout, coroutine, shield, timeout, to_thread
 from coro.http.compressors import Compressor, compress, compressor_for, mark
 from coro.http.encode import encode_chunk, encode_last_chunk
@@ -305,7 +305,14 @@ class ServerConnection:
                 try:
                     response = handler(request)
                     if type(response) is not Response:
-                        response = yield from self._follow(response)
+                        if (
+                            isinstance(response, Future)
+                            and response._state == DONE
+                            and type(response._value) is Response
+                        ):
+                            response = response._value
+                        else:
+                            response = yield from self._follow(response)
                 except Exception as error:
                     response = self._failed(request, error)
                 if self._watcher is not None:
