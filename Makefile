@@ -64,6 +64,9 @@ test-asyncio: $(TEST)/.made  ## CPython's own tests of asyncio, on asyncio's loo
 soak: $(TEST)/.made  ## Simulate the suites under SEEDS seeds each (default 100,000), then fetch a million times
 	@PYTHONPATH=. $(TEST)/bin/python -m tests.soak $(if $(SEEDS),--seeds $(SEEDS))
 
+fuzz: $(TEST)/.made  ## Feed the decoders with bytes that nobody would send, for SECONDS (default 60)
+	@PYTHONPATH=. $(TEST)/bin/python -m tests.fuzz $(if $(SECONDS),--seconds $(SECONDS))
+
 clean:  ## Remove environments, caches and build products
 	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis \
 		.import_linter_cache .coverage htmlcov

@@ -34,7 +34,7 @@ __all__ = ["MAX_TARGET_BYTES", "RefusalError", "RequestDecoder", "RequestHead"]
 MAX_TARGET_BYTES = 16384
 
 # Longer than any method that is known (RFC 9112 section 3).
-_MAX_METHOD_BYTES = 64
+_LONG_METHOD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{65}")
 
 # Longer heads are not kept to be compared with the next: an idle connection is to stay small.
 _MAX_KNOWN_BYTES = 2048
@@ -368,7 +368,9 @@ class RequestDecoder:
         try:
             found = section.feed(data)
         except HTTPInputError as error:
-            self._check_line(section.seen, before)
+            # What is wrong before the limit comes first, as if the bytes had come one by one.
+            del section.seen[self._max_header_bytes :]
+            _ask_llhttp(self._parser, self._check_line(section.seen, before), section.seen)
             raise RefusalError(431, str(error)) from error
         fresh = self._check_line(section.seen, before)
         if found is not None:
@@ -399,6 +401,8 @@ class RequestDecoder:
         """
         if self._line_at < 0:
             return bytes(seen[before:])
+        if not self._line_at and _LONG_METHOD.match(seen, 0, self._max_target_bytes):
+            raise RefusalError(501, f"unknown method {bytes(seen[:32])!r}...")
         end = seen.find(b"\n", before, self._max_target_bytes)
         if end < 0:
             self._check_begun_line(seen)
@@ -415,8 +419,6 @@ class RequestDecoder:
         begun = _LINE_GOES_ON if at else _LINE_BEGUN
         if not begun.fullmatch(seen, at, self._max_target_bytes):
             raise RefusalError(400, f"{bytes(seen[:100])!r} is not the beginning of a request")
-        if not at and len(seen) > _MAX_METHOD_BYTES and b" " not in seen[: _MAX_METHOD_BYTES + 1]:
-            raise RefusalError(501, f"unknown method {bytes(seen[:32])!r}...")
         if len(seen) > self._max_target_bytes:
             raise RefusalError(
                 414, f"request line of over {self._max_target_bytes} bytes, which is the limit"

@@ -7,8 +7,6 @@ every place; all must agree. llhttp, through httptools, is the referee for what 
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable
-from itertools import pairwise
 from typing import Any
 
 import httptools
@@ -32,49 +30,12 @@ from coro.http.codec import (
 )
 from coro.http.framing import ChunkedDecoder, Section
 from coro.http.headers import canonical_name
+from tests.http.readings import REFUSED, split
+from tests.http.readings import read_response as outcome
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 SIMPLE = OK + b"Content-Length: 5\r\n\r\nhello"
-
-REFUSED = "refused"
-
-
-def split(data: bytes, *cuts: int) -> list[bytes]:
-    return [data[a:b] for a, b in pairwise([0, *sorted(cuts), len(data)])]
-
-
-def outcome(pieces: Iterable[bytes], method: str = "GET", **limits: int) -> Any:
-    """Feed pieces and then the end; return all that can be known afterwards."""
-    decoder = ResponseDecoder(**limits)
-    interim: list[int] = []
-    decoder.begin(method, on_interim=lambda head: interim.append(head.status))
-    try:
-        for piece in pieces:
-            decoder.feed(piece)
-    except HTTPInputError as error:
-        assert str(error)
-        with pytest.raises(HTTPInputError):
-            decoder.feed(b"x")
-        return REFUSED
-    complete = decoder.complete
-    missing = decoder.eof()
-    assert decoder.complete is (missing is None)
-    head = decoder.head
-    return {
-        "status": head and (head.http_version, head.status, head.reason),
-        "headers": head and list(head.headers.get_all()),
-        "interim": interim,
-        "body": decoder.body,
-        "body_bytes": decoder.body_bytes,
-        "trailers": list(decoder.trailers.get_all()),
-        "complete": complete,
-        "missing": missing,
-        "surplus": decoder.surplus,
-        "reusable": decoder.reusable,
-        "upgraded": decoder.upgraded,
-        "received": decoder.bytes_received,
-    }
 
 
 def outcomes(data: bytes, method: str = "GET", **limits: int) -> Any:

@@ -6,7 +6,6 @@ Every case goes through ``outcomes``, which demands that how the bytes were cut 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
@@ -15,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coro.errors import HTTPInputError
 from coro.http import incoming
-from coro.http.incoming import RefusalError, RequestDecoder, RequestHead
+from coro.http.incoming import RefusalError, RequestDecoder
+from tests.http.readings import read_requests as outcome
 
 SIMPLE = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
@@ -25,35 +24,6 @@ SIMPLE = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 def request(*fields: str, line: str = "POST /p HTTP/1.1", body: bytes = b"") -> bytes:
     lines = [line, "Host: a", *fields, "", ""]
     return "\r\n".join(lines).encode("latin-1") + body
-
-
-def outcome(pieces: Iterable[bytes], **limits: int) -> Any:
-    """Feed pieces; return the status of the refusal, or what was read of all requests."""
-    decoder = RequestDecoder(**limits)
-    found: list[Any] = []
-    head: RequestHead | None = None
-    body = b""
-    try:
-        for piece in [*pieces, b""]:
-            data = piece
-            while True:
-                if decoder.complete:
-                    head = decoder.feed(data)
-                    body = b""
-                    if head is None:
-                        break
-                else:
-                    body += decoder.feed_body(data)
-                if decoder.complete:
-                    assert head is not None
-                    found.append((head.method, head.target, body, dict(decoder.trailers)))
-                if not decoder.rest:
-                    break
-                data = b""
-    except HTTPInputError as error:
-        return (found, error.status if isinstance(error, RefusalError) else 400)
-    state = "between" if decoder.complete and not decoder.begun and not decoder.rest else "within"
-    return (found, state)
 
 
 def outcomes(data: bytes, **limits: int) -> Any:
