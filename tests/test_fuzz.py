@@ -36,10 +36,10 @@ def without_limit(pieces: Iterable[bytes], **options: Any) -> Any:
     return int(found) if found else read_response([data], **options)
 
 
-def greedy(pieces: Iterable[bytes], **options: Any) -> Any:
-    """Take what comes with a request for its body."""
-    joined = [piece.replace(b"chunked\r\n\r\n0", b"chunked\r\n\r\n1") for piece in pieces]
-    return read_requests(joined, **options)
+def blind(pieces: Iterable[bytes], **options: Any) -> Any:
+    """Miss a field that comes in two pieces."""
+    seen = [piece.replace(b"chunked", b"x") for piece in pieces]
+    return read_requests(seen, **options)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def greedy(pieces: Iterable[bytes], **options: Any) -> Any:
     [
         ("responses", naive, "it depends on the pieces"),
         ("responses", without_limit, "ValueError: invalid literal"),
-        ("requests", greedy, "it depends on the pieces"),
+        ("requests", blind, "it depends on the pieces"),
     ],
 )
 def test_a_planted_fault_is_found(name: str, read: Any, told: str) -> None:
