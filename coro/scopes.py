@@ -184,7 +184,7 @@ def shield(future: Any) -> Future[Any]:
     return _Follower(convert_yielded(future))
 
 
-_CREATED, _ACTIVE, _EXPIRING, _EXPIRED, _FINISHED = range(5)
+_CREATED, ACTIVE, _EXPIRING, _EXPIRED, _FINISHED = range(5)
 _STATE_NAMES = ("created", "active", "expiring", "expired", "finished")
 
 
@@ -206,7 +206,7 @@ class Timeout:
 
     def __repr__(self) -> str:
         when = ""
-        if self._state == _ACTIVE:
+        if self._state == ACTIVE:
             when = f" when={self._deadline if self._deadline is None else round(self._deadline, 3)}"
         return f"<Timeout [{_STATE_NAMES[self._state]}]{when}>"
 
@@ -226,7 +226,7 @@ class Timeout:
         """
         if self._state == _CREATED:
             raise RuntimeError("Timeout has not been entered")
-        if self._state != _ACTIVE:
+        if self._state != ACTIVE:
             raise RuntimeError(f"Cannot change state of {_STATE_NAMES[self._state]} Timeout")
         self._deadline = when
         self._drop_timer()
@@ -242,7 +242,7 @@ class Timeout:
             raise RuntimeError(
                 "Timeout should be used inside a task: in a coroutine, with timeout(5): yield ..."
             )
-        self._state = _ACTIVE
+        self._state = ACTIVE
         self._task = task
         self._loop = loop
         self._cancelling = task.cancelling()
@@ -260,7 +260,7 @@ class Timeout:
             self._drop_timer()
         task = self._task
         del self._task, self._loop
-        if self._state == _ACTIVE:
+        if self._state == ACTIVE:
             self._state = _FINISHED
             return
         self._state = _EXPIRED
@@ -290,7 +290,7 @@ class Timeout:
     def expire(self) -> None:
         """End the block now, as if its deadline had come."""
         self._drop_timer()
-        if self._state == _ACTIVE:
+        if self._state == ACTIVE:
             self._state = _EXPIRING
             self._task.cancel()
 

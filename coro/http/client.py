@@ -46,6 +46,7 @@ from coro.errors import (
     WrongLoopError,
     format_address,
 )
+from coro.future import slot
 from coro.gen import Task, Timeout, coroutine, current_task
 from coro.http.auth import DigestMemory
 from coro.http.codec import MAX_HEADER_BYTES, MAX_HEADERS, ResponseDecoder, ResponseHead
@@ -60,6 +61,7 @@ from coro.http.outgoing import (
     Outgoing,
     connection_key,
     encode,
+    encode_usual,
     redirected,
     tls_context,
 )
@@ -71,6 +73,7 @@ from coro.http.tunnel import Passage
 from coro.http.urls import Target, join, parse
 from coro.loop import IOLoop
 from coro.resolver import Overrides, Resolver
+from coro.scopes import ACTIVE
 from coro.stream import IOStream
 from coro.tcp import connect, timeout_message
 from coro.tls import explain
@@ -269,16 +272,19 @@ class AsyncHTTPClient:
             raise RuntimeError("fetch() called on closed AsyncHTTPClient")
         fresh = not isinstance(request, HTTPRequest)
         if not isinstance(request, HTTPRequest):
-            request = HTTPRequest(request, **kwargs)
+            request = HTTPRequest(request, **kwargs) if kwargs else HTTPRequest(request)
+            plain = not kwargs
         elif kwargs:
             raise ValueError("kwargs can't be used if request is an HTTPRequest object")
+        else:
+            plain = request.plain
         if callback is not None:
             task = current_task()
             assert task is not None
             task.add_done_callback(functools.partial(_call_back, callback, request))
             del task  # It will hold its error, and so the traceback, and so this frame.
-        way = _Fetch(self, request, fresh)
-        if request.stream:
+        way = _Fetch(self, request, fresh, plain)
+        if not plain and request.stream:
             return (yield from self._open_stream(way, raise_error))
         try:
             response = yield from way.run()
@@ -315,12 +321,11 @@ class AsyncHTTPClient:
         Raises:
             RequestError: there was no response.
         """
-        self._check_loop()
         request = copy.copy(request)
         request.url = url
         request.headers = headers = request.headers.copy()
         headers.update(fields)
-        way = _Fetch(self, request, True)
+        way = _Fetch(self, request, True, False)
         way.switches = True
         response = yield from way.run()
         return response, way.switched
@@ -355,8 +360,11 @@ class _EnoughError(Exception):
     """No more is to be received of a body that nobody asked for."""
 
 
-class _Fetch:
-    """One fetch on its way, from its first request to its last response."""
+class _Fetch(Timeout):
+    """One fetch on its way, from its first request to its last response, and the limit of it all.
+
+    Who moves the limit's deadline: ``_limit_to``, then the connection.
+    """
 
     __slots__ = (
         "client",
@@ -364,13 +372,13 @@ class _Fetch:
         "declined",
         "details",
         "hop",
-        "limit",
         "location",
         "max_body",
         "may_redirect",
         "options",
         "out",
         "pieces",
+        "plain",
         "progress",
         "raises",
         "receiver",
@@ -378,45 +386,75 @@ class _Fetch:
         "started",
         "switched",
         "switches",
+        "target",
         "until",
         "url",
     )
 
-    def __init__(self, client: AsyncHTTPClient, request: HTTPRequest, fresh: bool) -> None:
+    def __init__(
+        self, client: AsyncHTTPClient, request: HTTPRequest, fresh: bool, plain: bool
+    ) -> None:
+        # ``__enter__`` sets what it inherits.
         self.client = client
         self.request = request
         self.started = request.start_time if fresh else time.time()
         self.progress = progress = Progress(client.io_loop.time())
-        self.options: Mapping[str, Any] = request.with_defaults(client.defaults)
-        total = self.options["request_timeout"]
-        if request.stream and "request_timeout" not in request.__dict__:
-            total = None
-        self.deadline = progress.started + total if total else None
         # Bytes that a body may have; one that is streamed has no limit unless one was set.
-        self.max_body = client.max_body_size
-        if self.max_body is None and request.streaming_callback is None and not request.stream:
-            self.max_body = client.max_buffer_size
-        # Bounds the whole; who moves its deadline: _limit_to, then the connection. And when the
-        # time of the present phase before the exchange is over, as far as that has a limit.
-        self.limit = Timeout(None)
-        self.until: float | None = None
-        # The present request as it is sent, and whether its server will not be asked beforehand.
-        self.out: Outgoing | None = None
-        self.declined = False
-        # Of the present response: where it redirects to, if that is to be followed, and what takes
-        # its body, if not simply the decoder.
-        self.may_redirect = False
-        self.location: str | None = None
+        limit = client.max_body_size
+        # Whether the request is a URL and a method: there is nothing else to be asked of it then.
+        self.plain = plain
+        if plain:
+            self.options: Mapping[str, Any] = client.defaults
+            total = self.options["request_timeout"]
+            if limit is None:
+                limit = client.max_buffer_size
+        else:
+            self.options = request.with_defaults(client.defaults)
+            total = self.options["request_timeout"]
+            if request.stream and "request_timeout" not in request.__dict__:
+                total = None
+            if limit is None and request.streaming_callback is None and not request.stream:
+                limit = client.max_buffer_size
+            self.pieces = self.switched = None
+            self.raises = True
+            self.declined = self.switches = False
+        self.deadline = progress.started + total if total else None
+        self.max_body = limit
         self.hop: Hop | None = None
-        self.receiver: Receiver | None = None
-        # Of a response whose body is pulled: to whom it is handed, and whether its status may be
-        # an error, whose body is collected.
-        self.pieces: Pieces | None = None
-        self.raises = True
-        # Whether another protocol is asked for, and the stream that speaks it.
-        self.switches = False
-        self.switched: IOStream | None = None
 
+    def __enter__(self) -> Self:
+        # Spelt out: the task is at hand, for a fetch is a coroutine of coro's, and has no deadline
+        # before it knows what it waits for.
+        self._loop = loop = self.client.io_loop
+        if slot.running is not loop:
+            self.client._check_loop()
+        self._task = task = loop._current_task
+        self._cancelling = task._cancel_requests
+        self._deadline = self._timer = None
+        self._state = ACTIVE
+        return self
+
+    # Where the present request goes.
+    url: str
+    target: Target
+    # Of the present response: where it redirects to, if that is to be followed, and what takes its
+    # body, if not simply the decoder.
+    may_redirect: bool
+    location: str | None
+    receiver: Receiver | None
+    # Of a response whose body is pulled: to whom it is handed, and whether its status may be an
+    # error, whose body is collected. Not set if the request is plain.
+    pieces: Pieces | None
+    raises: bool
+    # Whether another protocol is asked for, and the stream that speaks it; likewise.
+    switches: bool
+    switched: IOStream | None
+    # The present request as it is sent, and whether its server will not be asked beforehand;
+    # likewise.
+    out: Outgoing
+    declined: bool
+    # When the time of the present phase before the exchange is over, if that has a limit.
+    until: float | None
     # What errors tell of the exchange that failed; set when it does.
     details: dict[str, Any]
 
@@ -424,13 +462,12 @@ class _Fetch:
         """Fetch, and follow redirects."""
         request = self.request
         url = request.url
-        target = parse(url)
         redirects = self.options["max_redirects"] if self.options["follow_redirects"] else 0
         try:
-            with self.limit:
+            with self:
                 while True:
                     self.may_redirect = redirects > 0
-                    response = yield from self._attempt(request, target, url)
+                    response = yield from self._attempt(request, url)
                     hop = self.hop
                     if hop is not None:
                         hop.check({"attempts": self.progress.attempts, "safe_to_retry": True})
@@ -438,7 +475,7 @@ class _Fetch:
                             hop.again = False
                             self.progress.begin_again(self.client.io_loop.time())
                             continue
-                    if self.declined:
+                    if not self.plain and self.declined:
                         self.declined = False
                         request = copy.copy(request)
                         request.expect_100_continue = False
@@ -448,7 +485,7 @@ class _Fetch:
                         return response
                     self.hop = None
                     redirects -= 1
-                    origin = target.origin
+                    origin = self.target.origin
                     url, target = self._redirect(url, self.location)
                     same_origin = target.origin == origin
                     if not same_origin:
@@ -460,9 +497,9 @@ class _Fetch:
                     request = redirected(request, response.code, url, same_origin)
                     self.progress.begin_again(self.client.io_loop.time())
         except TimeoutError as error:
-            if not self.limit.expired():
+            if not self.expired():
                 raise
-            raise self._timed_out(target) from error
+            raise self._timed_out() from error
 
     @coroutine
     def run_for_reader(self) -> Generator[Any, Any, None]:
@@ -490,25 +527,38 @@ class _Fetch:
                 attempts=self.progress.attempts,
             ) from error
 
-    def _attempt(
-        self, request: HTTPRequest, target: Target, url: str
-    ) -> Generator[Any, Any, HTTPResponse]:
+    def _attempt(self, request: HTTPRequest, url: str) -> Generator[Any, Any, HTTPResponse]:
         """Send one request, again if a kept connection was closed; return the response."""
         client = self.client
         pool = client._pool
         progress = self.progress
+        options = self.options
         hop = self.hop
-        if hop is None and (len(self.options) > _PLAIN_OPTIONS or target.username):
-            hop = self.hop = hop_for(
-                target, self.options, client._digests, request.body_producer is None
-            )
         self.url = url
-        out = self.out = encode(request, target, self.options, hop)
-        key = connection_key(target, self.options, hop)
+        usual = None
+        if self.plain and request is self.request and len(options) == _PLAIN_OPTIONS:
+            usual = encode_usual(
+                request.method,
+                url,
+                options["user_agent"],
+                options["decompress_response"],
+                options["validate_cert"],
+            )
+        if usual is not None:
+            target, key, out = usual
+            self.target = target
+        else:
+            self.target = target = parse(url)
+            if hop is None and (len(options) > _PLAIN_OPTIONS or target.username):
+                hop = self.hop = hop_for(
+                    target, options, client._digests, request.body_producer is None
+                )
+            out = self.out = encode(request, target, options, hop)
+            key = connection_key(target, options, hop)
         origin = target.origin
         if not pool.try_acquire(origin):
             self._limit_to(
-                "queue_timeout" if "queue_timeout" in self.options else "connect_timeout",
+                "queue_timeout" if "queue_timeout" in options else "connect_timeout",
                 client.io_loop.time(),
             )
             yield from pool.acquire(origin)
@@ -521,9 +571,9 @@ class _Fetch:
                     connection = yield from self._open(target, key)
                 self.location = self.receiver = None
                 progress.attempts += 1
-                if self.limit.when() is not None:
-                    self.limit.reschedule(None)
-                connection.bound(self.limit, self.deadline)
+                if self._deadline is not None:
+                    self.reschedule(None)
+                connection.bound(self, self.deadline)
                 if hop is not None:
                     hop.send(connection.stream, kept, out.head)
                 try:
@@ -532,12 +582,12 @@ class _Fetch:
                         progress,
                         self._begin_body,
                         self.max_body,
-                        self.options["inactivity_timeout"],
-                        self.options["write_timeout"] if out.uploads else None,
-                        request.on_informational,
+                        options["inactivity_timeout"],
+                        options["write_timeout"] if out.uploads else None,
+                        None if self.plain else request.on_informational,
                     )
-                    response = self._response(decoder, url)
-                    if self.switches and decoder.upgraded:
+                    response = self._response(decoder)
+                    if decoder.upgraded and not self.plain and self.switches:
                         self.switched = connection.detach()
                     elif client._closed or out.close or not connection.reusable():
                         connection.close()
@@ -547,7 +597,7 @@ class _Fetch:
                 except _EnoughError:
                     # Its head is all that counts.
                     connection.close()
-                    return self._response(connection.decoder, url)
+                    return self._response(connection.decoder)
                 except HTTPInputError as error:
                     self._give_up(connection, out)
                     raise HTTPProtocolError(str(error), **self.details) from error
@@ -562,7 +612,7 @@ class _Fetch:
                         isinstance(error, HTTPClosedError)
                         and kept
                         and out.replayable
-                        and self.options.get("retry", True)
+                        and options.get("retry", True)
                         and not connection.decoder.bytes_received
                     ):
                         # The server closed a kept connection, perhaps just now: once more.
@@ -577,7 +627,7 @@ class _Fetch:
         connection.close()
         self.details = connection.details(out, self.progress)
 
-    def _response(self, decoder: ResponseDecoder, url: str) -> HTTPResponse:
+    def _response(self, decoder: ResponseDecoder) -> HTTPResponse:
         head = decoder.head
         assert head is not None
         receiver = self.receiver
@@ -586,7 +636,7 @@ class _Fetch:
         progress = self.progress
         progress.ended = self.client.io_loop.time()
         response = HTTPResponse.received(
-            self.request, head, url, self.started, progress, decoder.body
+            self.request, head, self.url, self.started, progress, decoder.body
         )
         response.request_time = progress.ended - progress.acquired
         if receiver is not None:
@@ -607,7 +657,7 @@ class _Fetch:
         request = self.request
         if self.hop is not None and self.hop.take_head(head):
             return _discarder(head)
-        if head.status == 417 and self.out is not None and self.out.can_do_without_leave:
+        if head.status == 417 and not self.plain and self.out.can_do_without_leave:
             # Expectation Failed (RFC 9110 section 10.1.1): once more, without the expectation.
             self.declined = True
             return _discarder(head)
@@ -622,13 +672,18 @@ class _Fetch:
                 raise BodyTooLargeError(
                     f"the body of {head.content_length} bytes is larger than {limit} bytes"
                 )
+        coding = None
+        if head.content_encoding is not None and self.options["decompress_response"]:
+            coding = decoder_for(head.content_encoding)
+        if self.plain:
+            if coding is None:
+                return None
+            self.receiver = Receiver(None, coding, limit)
+            return self.receiver.take
         if request.header_callback is not None:
             # Not by splitlines(), which knows of more line ends than HTTP.
             for line in head.raw.decode("latin-1").split("\r\n")[:-1]:
                 request.header_callback(f"{line}\r\n")
-        coding = None
-        if head.content_encoding is not None and self.options["decompress_response"]:
-            coding = decoder_for(head.content_encoding)
         if self.pieces is not None and (200 <= head.status < 300 or not self.raises):
             self.receiver = Receiver(None, coding, limit, self.pieces.take)
             self._hand_over(self.pieces, head)
@@ -660,14 +715,13 @@ class _Fetch:
         """Bound what has begun by a limit, or by that of the whole if it is nearer."""
         seconds = self.options[name]
         self.until = begun + seconds if seconds else None
-        self.limit.reschedule(
+        self.reschedule(
             min((d for d in (self.deadline, self.until) if d is not None), default=None)
         )
 
     def _open(self, target: Target, key: Hashable) -> Generator[Any, Any, HTTPConnection]:
         """Open a connection to the request's server."""
         client = self.client
-        client._check_loop()
         progress = self.progress
         # From when it got its slot, unless a kept connection has failed meanwhile: so of two equal
         # limits, as the defaults are, it is this one that runs out here.
@@ -741,9 +795,10 @@ class _Fetch:
         stream: IOStream = yield from passage.open()
         return stream
 
-    def _timed_out(self, target: Target) -> HTTPTimeoutError:
+    def _timed_out(self) -> HTTPTimeoutError:
         """Say which limit it was, by the phase in which it came."""
         phase = self.progress.phase
+        target = self.target
         place = format_address((target.host, target.port))
         if phase in ("queue", "dns", "connect", "proxy", "tls"):
             details: dict[str, Any] = {

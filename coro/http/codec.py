@@ -76,6 +76,9 @@ MAX_INTERIM_RESPONSES = 16
 _STATUS_LINE = re.compile(rb"HTTP/(1\.[01]) ([1-9][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?")
 _STATUS_LINE_STARTS = (b"HTTP/1.1 ", b"HTTP/1.0 ")
 
+# Methods whose responses have another body than their heads say (RFC 9112 section 6.3).
+_OTHER_BODIES = frozenset({"HEAD", "CONNECT"})
+
 # The fields that decide about the body and the connection, and those a client looks at in every
 # response. One search for all of them costs as much as a search for one that is absent.
 _FIELDS_OF_INTEREST = re.compile(
@@ -115,6 +118,8 @@ class ResponseHead:
         chunked: the body comes in chunks.
         keep_alive: the peer means to keep the connection: HTTP/1.1 and no ``Connection: close``.
         has_cookies: there is a ``Set-Cookie``.
+        whole: bytes of the whole response, if its length is told and nothing but the request's
+            method can mean that it has no body; else -1.
         headers: all fields.
     """
 
@@ -128,6 +133,7 @@ class ResponseHead:
         "raw",
         "reason",
         "status",
+        "whole",
     )
 
     def __init__(self, raw: bytes) -> None:
@@ -155,6 +161,10 @@ class ResponseHead:
                 self._note_content_encoding(value)
             else:
                 self._note_transfer_encoding(value)
+        self.whole = -1
+        if self.content_length is not None and self.status >= 200:
+            if self.status != 204 and self.status != 304:
+                self.whole = len(raw) + self.content_length
 
     def _note_connection_or_cookie(self, name: bytes, value: bytes) -> None:
         if name[0] in b"sS":
@@ -285,10 +295,8 @@ class ResponseDecoder:
         self.max_headers = max_headers
         self.surplus = b""
         self.bytes_received = self.body_bytes = 0
-        self.head = None
-        self._known = None
+        self.head = self._known = self._section = self._chunks = None
         self._pieces = []
-        self._chunks = None
         self.upgraded = self._persistent = False
         self._step = ResponseDecoder._after_end
 
@@ -310,12 +318,10 @@ class ResponseDecoder:
             raise RuntimeError("a new response on a connection that is not at a response's end")
         self._method = method
         self._on_interim = on_interim
-        self.head = None
         self.body_bytes = self.bytes_received = self.interim = 0
         self.upgraded = self._persistent = False
-        self._pieces = []
-        self._section = None
-        self._chunks = None
+        if self.head is not None:
+            self.forget()
         self._step = ResponseDecoder._read_head
 
     def feed(self, data: bytes) -> bool:
@@ -327,7 +333,28 @@ class ResponseDecoder:
             HTTPInputError: what came is not HTTP/1.1, or exceeds a limit.
         """
         self.bytes_received += len(data)
+        known = self._known
         try:
+            if (
+                known is not None
+                and self._step is ResponseDecoder._read_head
+                and self._section is None
+                and data.startswith(known.raw)
+            ):
+                # Servers answer a kept connection with the very head of the time before, for only
+                # the date in it changes, once a second: it was judged, and has been read.
+                self.head = known
+                body = data[len(known.raw) :]
+                if len(data) != known.whole or self._method in _OTHER_BODIES:
+                    return self._begin_body(known, body)
+                # The usual response: it came in one piece.
+                self._persistent = known.keep_alive
+                if body:
+                    self.body_bytes = len(body)
+                    self._pieces = [body]
+                self._on_interim = None
+                self._step = ResponseDecoder._after_end
+                return True
             return self._step(self, data)
         except BaseException:
             self._step = ResponseDecoder._after_fault
@@ -371,9 +398,9 @@ class ResponseDecoder:
     def body(self) -> bytes:
         """The body, as far as it has come and was not taken."""
         pieces = self._pieces
-        if len(pieces) > 1:
+        if len(pieces) != 1:
             pieces[:] = [b"".join(pieces)]
-        return pieces[0] if pieces else b""
+        return pieces[0]
 
     def take_pieces(self) -> list[bytes]:
         """Return the pieces of the body that came since the last call, and forget them."""
@@ -406,12 +433,6 @@ class ResponseDecoder:
         if end > self.max_header_bytes:
             raise too_long("response head", end, self.max_header_bytes, data[:end])
         raw = data[:end]
-        known = self._known
-        if known is not None and known.raw == raw:
-            # Servers answer a kept connection with the very head of the time before, for only the
-            # date in it changes, once a second: it was judged, and has been read.
-            self.head = known
-            return self._begin_body(known, data[end:])
         _judge(HttpResponseParser(None), raw, raw)
         return self._take_head(raw, data[end:])
 
@@ -456,12 +477,6 @@ class ResponseDecoder:
         if method == "HEAD" or status == 204 or status == 304:
             return self._end(rest)
         if head.content_length is not None:
-            if head.content_length == len(rest):
-                # The usual response: it came in one piece.
-                self.body_bytes = len(rest)
-                if rest:
-                    self._pieces = [rest]
-                return self._end(b"")
             self._left = head.content_length
             self._step = ResponseDecoder._read_length
             return self._read_length(rest)

@@ -17,7 +17,7 @@ from coro.http.encode import check_trailer
 from coro.http.headers import check_value
 from coro.http.hop import Hop, identity
 from coro.http.messages import HTTPRequest
-from coro.http.urls import Target
+from coro.http.urls import Target, parse
 from coro.tls import client_context, context_for
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Outgoing",
     "connection_key",
     "encode",
+    "encode_usual",
     "redirected",
     "tls_context",
 ]
@@ -121,9 +122,6 @@ def encode(
         KeyError: the method is unknown.
     """
     method = request.method
-    coding = _ACCEPT_ENCODING if options["decompress_response"] else None
-    if hop is None and request.plain and method in METHODS_WITHOUT_BODY:
-        return _encode_plain(method, target.path, target.authority, options["user_agent"], coding)
     body = request.body
     producer = request.body_producer
     if body is not None and producer is not None:
@@ -137,27 +135,38 @@ def encode(
                 f"Body must {'not ' if expected else ''}be None for method {method} "
                 "(unless allow_nonstandard_methods is true)"
             )
-    return _encode_with_fields(request, target, options, coding, hop)
+    return _encode_with_fields(request, target, options, hop)
 
 
 @lru_cache(4096)
-def _encode_plain(
-    method: str, path: str, authority: str, user_agent: str | None, coding: str | None
-) -> Outgoing:
-    """Encode a request that has nothing of its own; the same ones are sent again and again."""
-    return Outgoing(
-        method, encode_request(method, path, request_block(authority, user_agent, coding))
-    )
+def encode_usual(
+    method: str, url: str, user_agent: str | None, decompress: bool, validate: bool
+) -> tuple[Target, Hashable, Outgoing] | None:
+    """Prepare a request that is a URL and a method; the same ones are sent again and again.
+
+    Arguments:
+        user_agent, decompress, validate: the options of these names that every request has.
+    Returns:
+        What ``parse``, ``connection_key`` and ``encode`` say of it; None if there is more to it.
+    Raises:
+        ValueError: the URL makes no sense.
+    """
+    target = parse(url)
+    if target.username or method not in METHODS_WITHOUT_BODY:
+        return None
+    block = request_block(target.authority, user_agent, _ACCEPT_ENCODING if decompress else None)
+    key = connection_key(target, {"validate_cert": validate})
+    return target, key, Outgoing(method, encode_request(method, target.path, block))
 
 
 def _encode_with_fields(
     request: HTTPRequest,
     target: Target,
     options: Mapping[str, Any],
-    coding: str | None,
     hop: Hop | None,
 ) -> Outgoing:
     method = request.method
+    coding = _ACCEPT_ENCODING if options["decompress_response"] else None
     fields = request.headers.copy()
     authority = fields.pop("Host", target.authority)
     block = request_block(

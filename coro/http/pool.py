@@ -86,7 +86,8 @@ class ConnectionPool:
         # Requests that wait for a slot, in order, by origin; the origin whose turn it is comes
         # first. While there are any, no slot is free, or none that their origins may have.
         self._waiters: OrderedDict[Hashable, OrderedDict[_Turn, None]] = OrderedDict()
-        # Idle connections by origin (and TLS options), the last used one last.
+        # Idle connections by origin (and TLS options), the last used one last. A list that has
+        # become empty stays while its connections are busy, which come back to it as a rule.
         self._idle: dict[Hashable, list[HTTPConnection]] = {}
         # Those that were opened and, as far as is known, not closed; and how many were opened, in
         # all, and to each origin, with the requests that reused those that are closed.
@@ -214,13 +215,11 @@ class ConnectionPool:
             now: the loop's time.
         """
         connections = self._idle.get(key)
-        if not connections:
+        if connections is None:
             return None
         oldest = now - self.idle_seconds
         while connections:
             connection = connections.pop()
-            if not connections:
-                del self._idle[key]
             if (
                 connection.idle_since >= oldest
                 and (self.lifetime is None or now - connection.opened < self.lifetime)
@@ -242,15 +241,18 @@ class ConnectionPool:
             now: the loop's time.
         """
         connection.idle_since = now
-        connection.on_close = self.forget
-        self._idle.setdefault(connection.key, []).append(connection)
+        connections = self._idle.get(connection.key)
+        if connections is None:
+            connections = self._idle[connection.key] = []
+        connections.append(connection)
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(self.idle_seconds, self._sweep)
 
     def make_room(self) -> None:
         """Close what was idle for longest if there is no room for a connection to be opened."""
         if self.idle >= self.max_idle:
-            oldest = min((each[0] for each in self._idle.values()), key=lambda c: c.idle_since)
+            firsts = (each[0] for each in self._idle.values() if each)
+            oldest = min(firsts, key=lambda c: c.idle_since)
             self.forget(oldest)
             oldest.close()
 
@@ -262,8 +264,9 @@ class ConnectionPool:
             if count is not None:
                 count[1] += max(0, connection.exchanges - 1)
         connections = self._idle.get(connection.key)
-        if connections and connection in connections:
-            connections.remove(connection)
+        if connections is not None:
+            if connection in connections:
+                connections.remove(connection)
             if not connections:
                 del self._idle[connection.key]
 

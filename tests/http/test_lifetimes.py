@@ -320,7 +320,11 @@ def test_certificates(raw_server: RawServerFactory, ca: Authority, trusted: bool
     loop = new_loop()
     trust = str(ca.pem) if trusted else None
     client_context(ca_certs=trust)
-    _check(loop, lambda client: client.fetch(server.url(), ca_certs=trust, raise_error=False))
+    _check(
+        loop,
+        lambda client: client.fetch(server.url(), ca_certs=trust, raise_error=False),
+        settle=server.settle,
+    )
     loop.close()
 
 
@@ -380,8 +384,13 @@ def test_timed_out_in_the_queue(loop: IOLoop, serve: Any) -> None:
     _check(loop, work, max_clients=1)
 
 
-def _check(loop: IOLoop, work: Callable[[AsyncHTTPClient], Any], **settings: Any) -> None:
-    """Let a client work, close it, and fail if anything remains."""
+def _check(
+    loop: IOLoop,
+    work: Callable[[AsyncHTTPClient], Any],
+    settle: Callable[[], None] = lambda: None,
+    **settings: Any,
+) -> None:
+    """Let a client work, close it, and fail if anything remains once its servers are settled."""
     turns(loop, 2)
     before = left(loop)
     unreachable()
@@ -394,6 +403,7 @@ def _check(loop: IOLoop, work: Callable[[AsyncHTTPClient], Any], **settings: Any
     assert (counts["active"], counts["waiting"], counts["idle"]) == (0, 0, 0)
     del client
     assert unreachable() == []
+    settle()
     assert left(loop) == before
 
 

@@ -47,6 +47,8 @@ class FakeConnection:
 
     def __init__(self, key: str = "origin") -> None:
         self.key = key
+        self.origin = ("http", key, 80)
+        self.exchanges = 1
         self.idle_since = 0.0
         self.on_close: Any = None
         self.open = True
@@ -277,7 +279,7 @@ def test_the_system_is_asked_unless_it_was_used_just_now(
 
 
 def test_what_its_peer_closed_is_forgotten(loop: IOLoop, pool: ConnectionPool) -> None:
-    one, two = fake(), fake()
+    one, two = pool.opened(fake()), pool.opened(fake())
     pool.put(one, loop.time())
     pool.put(two, loop.time())
     one.close()

@@ -86,6 +86,11 @@ class RawServer:
         if stuck:
             raise TimeoutError(f"threads of {self!r} did not end: {stuck}")
 
+    def settle(self) -> None:
+        """Wait until the script of each connection so far has ended, and its socket is closed."""
+        for thread in list(self._threads):
+            thread.join(PATIENCE)
+
     def _accept(self) -> None:
         while True:
             try:
