@@ -16,6 +16,7 @@ from coro.http.outgoing import (
     Outgoing,
     connection_key,
     encode,
+    encode_usual,
     redirected,
     tls_context,
 )
@@ -41,19 +42,32 @@ def key(url: str, **options: Any) -> Any:
 # --- encoding --------------------------------------------------------------------------------
 
 
-def test_equal_plain_requests_are_encoded_once() -> None:
-    first = out()
-    assert out() is first
-    assert out(method="HEAD") is not first
-    assert out(headers={"X": "1"}) is not first
-    assert out(user_agent="x").head != first.head
+def usual(url: str = URL, method: str = "GET", user_agent: str | None = "x") -> Any:
+    return encode_usual(method, url, user_agent, True, True)
 
 
-def test_a_plain_request_reads_like_one_with_fields() -> None:
-    plain = out()
-    general = out(headers={})
-    assert plain.head == general.head
-    assert (plain.method, plain.producer, plain.length) == ("GET", None, None)
+def test_equal_usual_requests_are_encoded_once() -> None:
+    first = usual()
+    assert usual() is first
+    assert usual(method="HEAD") is not first
+    assert usual(user_agent="y")[2].head != first[2].head
+
+
+@pytest.mark.parametrize("url", [URL, "https://example.com:8443/a?b#c"])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE", "OPTIONS"])
+def test_a_usual_request_is_what_it_is_by_the_long_way(url: str, method: str) -> None:
+    target, its_key, made = usual(url, method)
+    general = out(url, method, user_agent="x")
+    assert (target, its_key) == (parse(url), key(url))
+    for name in Outgoing.__slots__:
+        assert getattr(made, name) == getattr(general, name)
+
+
+@pytest.mark.parametrize(
+    ("url", "method"), [("http://user@example.com/", "GET"), (URL, "POST"), (URL, "TRACE")]
+)
+def test_more_than_usual(url: str, method: str) -> None:
+    assert usual(url, method) is None
 
 
 @pytest.mark.parametrize(
