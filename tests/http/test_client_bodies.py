@@ -17,6 +17,7 @@ from coro.errors import (
 )
 from coro.future import Future
 from coro.gen import coroutine, sleep
+from coro.hooks import Observer
 from coro.http import AsyncHTTPClient, compression
 from coro.loop import IOLoop
 from tests.http.serving import chunked, fields_of, response
@@ -121,24 +122,28 @@ def test_others_get_their_turn_while_a_piece_unfolds(loop: IOLoop, serve: Any) -
     client = AsyncHTTPClient(force_instance=True)
     size = 0
     seen = []
-    begun: Future[None] = Future()
+    enough: Future[None] = Future()
 
     def take(piece: bytes) -> None:
         nonlocal size
         size += len(piece)
-        if not begun.done():
-            begun.set_result(None)
+        if size >= 50_000_000 and not enough.done():
+            enough.set_result(None)
+
+    class Turns(Observer):
+        def turn_ended(self, loop: Any) -> None:
+            seen.append(size)
 
     @coroutine
     def main() -> Any:
         task = client.fetch(server.url(), streaming_callback=take)
-        yield begun
-        while size < 50_000_000:
-            yield None
-            seen.append(size)
+        yield enough
         task.cancel()
 
+    turns = Turns()
+    loop.add_observer(turns)
     loop.run_sync(main)
+    loop.remove_observer(turns)
     client.close()
     assert max(b - a for a, b in pairwise(seen)) <= 4_000_000
     assert size < 60_000_000
