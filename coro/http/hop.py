@@ -248,4 +248,4 @@ def identity(option: Any) -> Hashable:
     """A value itself if it can be compared by value, else the object (which is then kept alive)."""
     if isinstance(option, Mapping):
         return frozenset((name, identity(value)) for name, value in option.items())
-    return tuple(option) if isinstance(option, list) else option
+    return tuple(map(identity, option)) if isinstance(option, list) else option

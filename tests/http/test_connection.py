@@ -548,10 +548,13 @@ def test_a_connection_serves_those_who_asked_for_one_like_it(
     server = answering(response())
     url = f"http://name.test:{server.port}/"
     to_server = {"name.test": "127.0.0.1"}
-    small = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+    also_there = {("name.test", server.port): "127.0.0.1"}
+    keep_alive = (socket.SOL_SOCKET, socket.SO_KEEPALIVE)
     kinds: list[dict[str, Any]] = [
         {"overrides": to_server},
-        {"overrides": to_server, "socket_options": small},
+        {"overrides": also_there},
+        {"overrides": to_server, "socket_options": [(*keep_alive, 0)]},
+        {"overrides": to_server, "socket_options": [(*keep_alive, 1)]},
         {"overrides": to_server, "af": socket.AF_INET},
         {"overrides": to_server, "network_interface": "127.0.0.1"},
         {"resolver": Here()},
@@ -560,7 +563,11 @@ def test_a_connection_serves_those_who_asked_for_one_like_it(
         for _ in range(2):
             assert fetch(url, **options).body == b"hello"
         assert server.connections == number
-    assert client.statistics() == {**IDLE, "idle": 5, "opened": 5}
+    for options in kinds:
+        fetch(url, **options)
+    count = len(kinds)
+    assert server.connections == count
+    assert client.statistics() == {**IDLE, "idle": count, "opened": count}
 
 
 class Here(Resolver):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from typing import Any
 
 import pytest
 
-from coro.http.auth import DigestMemory
+from coro.http.auth import Digest, DigestMemory
 from coro.http.client import _DEFAULTS
+from coro.http.headers import HTTPHeaders
 from coro.http.hop import hop_for
 from coro.http.messages import HTTPRequest
 from coro.http.outgoing import (
@@ -20,7 +22,9 @@ from coro.http.outgoing import (
     redirected,
     tls_context,
 )
+from coro.http.proxy import Proxy
 from coro.http.urls import parse
+from coro.resolver import OverrideResolver, Resolver
 from tests.http.serving import body_of, fields_of
 from tests.support.authority import Authority
 
@@ -36,7 +40,12 @@ def out(url: str = URL, method: str = "GET", **options: Any) -> Outgoing:
 
 
 def key(url: str, **options: Any) -> Any:
-    return connection_key(parse(url), HTTPRequest(url, **options).with_defaults(_DEFAULTS))
+    given = HTTPRequest(url, **options).with_defaults(_DEFAULTS)
+    target = parse(url)
+    hop = hop_for(target, given, DigestMemory(), True)
+    if hop is not None:
+        hop.add_fields("GET", HTTPHeaders(options.get("headers") or {}))
+    return connection_key(target, given, hop)
 
 
 # --- encoding --------------------------------------------------------------------------------
@@ -148,6 +157,8 @@ def test_a_redirected_request_is_another_one() -> None:
     assert request.auth_username == "u"
 
 
+PROXY_SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
+
 # --- keys ------------------------------------------------------------------------------------
 
 
@@ -182,6 +193,30 @@ def test_each_difference_makes_another_key() -> None:
         key("https://a/", ssl_options={"ca_certs": "x"}),
         key("https://a/", ssl_options={"alpn_protocols": ["http/1.1"]}),
         key("https://a/", ssl_options={"alpn_protocols": ["x"]}),
+        *(key("http://a/", af=family) for family in (socket.AF_INET, socket.AF_INET6)),
+        *(key("http://a/", unix_socket=path) for path in ("/run/a", "/run/b", "\0a")),
+        key("https://a/", unix_socket="/run/a"),
+        *(key("http://a/", resolver=OverrideResolver(Resolver(), {})) for _ in range(2)),
+        *(key("http://a/", overrides={"a": where}) for where in ("127.0.0.1", "127.0.0.2")),
+        key("http://a/", overrides={("a", 80): "127.0.0.1"}),
+        *(key("http://a/", socket_options=[(1, 9, value)]) for value in (0, 1)),
+        key("http://a/", socket_options=[[1, 9, 1], [1, 2, 1]]),
+        *(key("http://a/", proxy=f"{scheme}://p:1") for scheme in PROXY_SCHEMES),
+        *(key("https://a/", proxy=f"{scheme}://p:1") for scheme in PROXY_SCHEMES),
+        key("http://b/", proxy="http://p:1"),
+        key("http://a/", proxy="http://p:2"),
+        key("http://a/", proxy="http://q:1"),
+        key("http://a/", proxy="http://u@p:1"),
+        key("http://a/", proxy="http://u:x@p:1"),
+        key("http://a/", proxy=Proxy("http", "p", 1, Digest("u", "x"))),
+        key("http://a/", proxy="socks5://u:x@p:1"),
+        key("http://a/", proxy="https://p:1", proxy_ssl_options={"ca_certs": "x"}),
+        key("http://a/", proxy="http://p:1", network_interface="127.0.0.1"),
+        key("https://a/", proxy="http://p:1", validate_cert=False),
+        *(
+            key("https://a/", proxy="http://p:1", headers={"Proxy-Authorization": value})
+            for value in ("Basic x", "Basic y")
+        ),
     ]
     assert len(set(keys)) == len(keys)
 
