@@ -55,8 +55,9 @@ from asyncio import tasks as asyncio_tasks
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from contextvars import Context, copy_context
+from traceback import StackSummary, print_list, walk_stack, walk_tb
 from types import FrameType
-from typing import Any, ParamSpec, TypeGuard, overload
+from typing import IO, Any, ParamSpec, TypeGuard, overload
 
 from typing_extensions import TypeVar
 
@@ -281,11 +282,32 @@ class Task(Future[T]):
         """Name it for logs and dumps."""
         self._name = str(name)
 
+    def get_stack(self, *, limit: int | None = None) -> list[FrameType]:
+        """Return the frame in which it is suspended, or those through which its error came.
+
+        It is what asyncio's tasks give to tools that show them; ``coro.dump`` shows more.
+
+        Arguments:
+            limit: how many frames at most: the innermost ones, or of an error the outermost.
+        """
+        if self._state == FAILED:
+            return [frame for frame, _ in walk_tb(self._value.__traceback__)][:limit]
+        body = self._body
+        frame = getattr(body, "gi_frame", None) or getattr(body, "cr_frame", None)
+        return [] if frame is None else [each for each, _ in walk_stack(frame)][:limit][::-1]
+
+    def print_stack(self, *, limit: int | None = None, file: IO[str] | None = None) -> None:
+        """Print what ``get_stack`` returns, to ``file`` (default: standard error)."""
+        frames = ((frame, frame.f_lineno) for frame in self.get_stack(limit=limit))
+        print(f"Stack of {self!r} (most recent call last):", file=file or sys.stderr)
+        print_list(StackSummary.extract(frames), file=file)
+
     def _origin(self) -> str:
         return f"Task {self.get_name()!r}"
 
     def _describe(self) -> str:
-        text = f"{self.get_name()} {super()._describe()}"
+        cancelling = self._state == PENDING and self._cancel_requests
+        text = f"{self.get_name()} {'cancelling' if cancelling else super()._describe()}"
         waiting = self._waiting
         if waiting is None or waiting is _UNSTARTED:
             return text

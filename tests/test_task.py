@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import functools
 import gc
+import io
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from coro import task as engine
-from coro.errors import BadYieldError, InvalidStateError, WrongLoopError
+from coro.errors import BadYieldError, CancelledError, InvalidStateError, WrongLoopError
 from coro.future import Future
 from coro.gen import (
     Return,
@@ -775,6 +776,72 @@ class TestIntrospection:
         assert repr(task).startswith("<Task other pending, waits for <_Sleep sleep until ")
         loop.run_sync(lambda: task)
         assert repr(task) == "<Task other done: None>"
+
+    def test_repr_of_one_that_is_to_end(self, loop: IOLoop) -> None:
+        @coroutine
+        def persistent() -> Any:
+            try:
+                yield Future()
+            except CancelledError:
+                yield Future()
+
+        task = persistent()
+        task.cancel()
+        assert " cancelling, waits for " in repr(task)
+        turns(loop)
+        assert " cancelling, waits for " in repr(task)
+        task.uncancel()
+        assert " pending, waits for " in repr(task)
+
+    @pytest.mark.parametrize("native", [False, True])
+    def test_stacks(self, loop: IOLoop, native: bool) -> None:
+        gate: Future[Any] = Future()
+
+        async def waits_natively() -> Any:
+            return await gate
+
+        @coroutine
+        def waits() -> Any:
+            yield gate
+
+        @coroutine
+        def outer() -> Any:
+            yield task
+
+        task = convert_yielded(waits_natively()) if native else waits()
+        assert isinstance(task, Task)
+        above = outer()
+        name = "waits_natively" if native else "waits"
+        assert [frame.f_code.co_name for frame in task.get_stack()] == [name]
+        assert task.get_stack(limit=0) == []
+        text = io.StringIO()
+        task.print_stack(file=text)
+        assert text.getvalue().startswith(f"Stack of <Task {task.get_name()} pending")
+        assert f'{__file__}", line' in text.getvalue()
+        gate.set_exception(ZeroDivisionError())
+        turns(loop)
+        names = [frame.f_code.co_name for frame in above.get_stack()]
+        assert names[:2] == ["outer", name]
+        assert isinstance(above.exception(), ZeroDivisionError)
+        assert above.get_stack(limit=1) == above.get_stack()[:1]
+
+    def test_a_stack_of_one_that_is_done(self, loop: IOLoop) -> None:
+        @coroutine
+        def at_once() -> Any:
+            return 1
+            yield
+
+        assert at_once().get_stack() == []
+
+    def test_the_stack_of_one_that_runs(self, loop: IOLoop) -> None:
+        @coroutine
+        def runs() -> Any:
+            task = current_task()
+            assert task is not None
+            return [frame.f_code.co_name for frame in task.get_stack(limit=2)]
+            yield
+
+        assert loop.run_sync(runs)[-1] == "runs"
 
     def test_current_task(self, loop: IOLoop) -> None:
         seen: list[Any] = []
