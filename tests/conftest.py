@@ -25,7 +25,7 @@ from tests.support.raw_server import RawServer, Script
 # The tests of these modules run on native loops, and once more inside asyncio and inside uvloop.
 _ON_ALL_LOOPS = re.compile(
     r"tests\.(test_(asgi|connector|stream\w*|tcp|tcpserver|tls_events|tls_stream|transfer)"
-    r"|http\.test_(client\w*|connection\w*|events|fault_matrix|files|hop|lifetimes|pool)"
+    r"|http\.test_(client\w*|compressors|connection\w*|events|fault_matrix|files|hop|lifetimes|pool)"
     r"|http\.test_(server\w*|tunnel|websocket\w*)"
     r"|interop\.test_(nginx_fetch|openssl|websockets))"
 )
@@ -42,13 +42,16 @@ _WITH_A_LOOP = re.compile(
 _SIMULATED = {
     r"tests\.http\.test_client(?!_cancellation)\w*": 4,
     r"tests\.http\.test_(connection|pool)": 2,
+    r"tests\.http\.test_(server|websocket|events|files|compressors)": 3,
+    r"tests\.test_asgi": 3,
     r"tests\.test_(connector|tcp)": 18,
     r"tests\.test_stream_conformance": 4,
     r"tests\.test_(stream|stream_corners|transfer)": 2,
 }
 # These count turns, in which the clock stands still: bytes arrive in the turn after they are sent.
 _AT_ONCE = re.compile(
-    r"tests\.(http\.test_(connection|pool)|test_(stream|stream_corners|transfer))"
+    r"tests\.(http\.test_(connection|events|files|pool|server|websocket)"
+    r"|test_(asgi|stream|stream_corners|transfer))"
 )
 _OF_THE_SYSTEM = {"deaf_port", "raw_server", "nginx"}
 

@@ -1,8 +1,8 @@
 """Many seeds: ``python -m tests.soak [--seeds N]`` runs each simulated suite under so many.
 
-The suites are those of stream, connector and HTTP client, as they stand among the tests; a seed
-counts once for each test that it was tried on. After them come the programs of ``drawn``, and a
-million fetches in a row over sockets, which must not make the process grow. It stops at the first
+The suites are those of stream, connector, HTTP client and server, as they stand among the tests; a
+seed counts once for each test that it was tried on. After them come the programs of ``drawn``, and
+a million fetches in a row over sockets, which must not make the process grow. It stops at the first
 failure, and says how to replay it.
 """
 
@@ -39,6 +39,13 @@ SUITES = {
         *(
             f"tests/http/test_client{name}.py"
             for name in ("", "_bodies", "_failures", "_limits", "_redirects", "_requests", "_sizes")
+        ),
+    ],
+    "server": [
+        "tests/test_asgi.py",
+        *(
+            f"tests/http/test_{name}.py"
+            for name in ("compressors", "events", "files", "server", "websocket")
         ),
     ],
 }

@@ -23,6 +23,7 @@ from coro.http.files import MAX_LISTED, PIECE
 from coro.loop import IOLoop
 from coro.tcp import connect
 from coro.threads import dummy_executor
+from tests.support.hosting import of_the_system
 from tests.support.leaks import count_fds
 from tests.support.virtual import closing_loop, turns
 
@@ -492,6 +493,7 @@ class TestRanges:
 
 
 class TestPieces:
+    @of_the_system  # In simulation, turns do not tell how far a thread has come.
     def test_memory_is_bounded_by_a_client_that_reads_nothing(
         self, loop: IOLoop, serve: Any, root: Path
     ) -> None:
@@ -520,6 +522,7 @@ class TestPieces:
         stream.close()
         turns(loop, 5)
 
+    @of_the_system  # As above.
     @pytest.mark.parametrize("name", ["big.bin", "huge.bin"])
     def test_a_client_that_goes_leaves_nothing_behind(
         self, loop: IOLoop, serve: Any, root: Path, name: str, no_collector: None
@@ -567,6 +570,7 @@ class TestPieces:
             site.get(target, "HEAD")
             assert count_fds() == before, target
 
+    @of_the_system  # A simulation has one thread.
     def test_in_threads(self, root: Path) -> None:
         with closing_loop() as loop:
             site = Site(loop, StaticFiles(root))

@@ -36,6 +36,7 @@ from coro.tcp import connect
 from tests.http.serving import Peer
 from tests.support.authority import Authority
 from tests.support.frames import MASK, closing, frame
+from tests.support.hosting import of_the_system
 from tests.support.leaks import count_fds
 from tests.support.virtual import closing_loop, step, turns
 
@@ -627,6 +628,7 @@ class TestOpeningOnTheClient:
         connection.write_message("a")
         assert loop.run_sync(connection.read_message) == "a"
 
+    @of_the_system  # Counts descriptors.
     @pytest.mark.parametrize("after", range(12))
     def test_cancelled_at_any_time(self, loop: IOLoop, listen: Any, after: int) -> None:
         fds = count_fds()
