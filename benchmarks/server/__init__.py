@@ -1,6 +1,7 @@
 """Server: answers over 50 keep-alive connections, under the load of wrk on the other core.
 
-``hello``  a line of text
+``hello``  a line of text; the requests of a connection are all alike, as wrk sends them
+``heads``  likewise, but no two requests are alike
 ``json``   a small object, made and encoded for each request
 ``idle``   the memory of a connection that had one request and is kept
 
@@ -15,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from ..model import Case, Measure, Measurement, Subject, SubjectError, Suite, UnavailableError
 from ..processes import OTHER_CORE, SUBJECT_CORE, Child, child, measured, python
@@ -48,6 +50,7 @@ SUBJECTS = (
 
 CASES = (
     Case("hello", "a line of text, 50 connections", "requests/s", SUBJECTS),
+    Case("heads", "a line of text, no two requests alike, 50 connections", "requests/s", SUBJECTS),
     Case("json", "a small object as JSON, 50 connections", "requests/s", SUBJECTS),
     Case(
         "idle",
@@ -56,7 +59,8 @@ CASES = (
         (BARE, replace(CORO, most=6144), CORO_ASGI, UVICORN, HYPERCORN, TORNADO, AIOHTTP, GRANIAN),
     ),
 )
-PATHS = {"hello": "/", "json": "/json"}
+PATHS = {"hello": "/", "heads": "/", "json": "/json"}
+SCRIPTS = {"heads": Path(__file__).with_name("paths.lua")}
 START = 10.0
 """Seconds that a server has to begin to answer."""
 
@@ -75,7 +79,8 @@ def prepare(case: Case, seconds: float) -> Iterator[Measure]:
             check(port, server)
             if case.name in PATHS:
                 url = f"http://127.0.0.1:{port}{PATHS[case.name]}"
-                load = python(f"{__name__}.wrk", url, pid, "--seconds", seconds)
+                script = ("--script", SCRIPTS[case.name]) if case.name in SCRIPTS else ()
+                load = python(f"{__name__}.wrk", url, pid, "--seconds", seconds, *script)
             else:
                 load = python(f"{__name__}.idle", port, pid)
             try:
@@ -97,7 +102,7 @@ def check(port: int, server: Child) -> None:
                 response = connection.getresponse()
                 body = response.read()
                 break
-            except ConnectionRefusedError:
+            except ConnectionError:
                 if server.process.poll() is not None or time.monotonic() > deadline:
                     raise SubjectError(server.last_words() or "did not start") from None
                 time.sleep(0.02)

@@ -8,7 +8,7 @@ import math
 import re
 import subprocess
 import time
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 
 from ..echo.load import CONNECTIONS, cpu_clock
 from ..processes import family
@@ -23,19 +23,23 @@ def main() -> None:
     parser.add_argument("url")
     parser.add_argument("pid", type=int, help="the server's process")
     parser.add_argument("--seconds", type=float, default=0.5)
+    parser.add_argument("--script", default="", help="in Lua, what makes the requests")
     options = parser.parse_args()
     clocks = [cpu_clock(pid) for pid in family(options.pid)]
-    load(options.url, options.seconds * WARM_UP)
+    load(options, options.seconds * WARM_UP)
     before = sum(map(time.clock_gettime, clocks))
-    count, seconds = load(options.url, options.seconds)
+    count, seconds = load(options, options.seconds)
     cpu = sum(map(time.clock_gettime, clocks)) - before
     print(json.dumps({"operations": count, "wall": seconds, "cpu": cpu}))
 
 
-def load(url: str, seconds: float) -> tuple[int, float]:
+def load(options: Namespace, seconds: float) -> tuple[int, float]:
     """Run wrk; return how many requests were answered, and in how many seconds."""
     command = ["wrk", "--threads", "1", "--connections", str(CONNECTIONS)]
-    command += ["--duration", f"{math.ceil(seconds)}s", url]
+    command += ["--duration", f"{math.ceil(seconds)}s"]
+    if options.script:
+        command += ["--script", options.script]
+    command.append(options.url)
     told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     if re.search("Socket errors|Non-2xx", told):
         raise ValueError(" ".join(told.split()))

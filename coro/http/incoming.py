@@ -12,7 +12,6 @@ Every refusal knows the status to answer with (``RefusalError.status``).
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from typing import Any
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
@@ -81,7 +80,6 @@ class RefusalError(HTTPInputError):
         self.status = status
 
 
-@lru_cache(512)
 def _parse_request_line(line: bytes) -> tuple[str, str, str]:
     """Read a request line (RFC 9112 section 3): method, target and version.
 
@@ -141,15 +139,18 @@ class RequestHead:
 
     _pairs: tuple[tuple[bytes, bytes], ...]
 
-    def __init__(self, raw: bytes) -> None:
+    def __init__(self, raw: bytes, line: tuple[str, str, str]) -> None:
         """Read a head that llhttp has accepted.
 
+        Arguments:
+            raw: the head.
+            line: what its request line says.
         Raises:
             RefusalError: something that llhttp lets pass.
             HTTPInputError: the same, with status 400.
         """
         self.raw = raw
-        self.method, self.target, self.http_version = _parse_request_line(raw[: raw.find(b"\r")])
+        self.method, self.target, self.http_version = line
         modern = self.http_version == "1.1"
         self.keep_alive = modern
         self.content_length: int | None = None
@@ -343,10 +344,12 @@ class RequestDecoder:
                 # Most clients send one and the same head on a connection: it was judged.
                 self.rest = data[end:]
                 return self._begin_body(known)
-            if end <= self._max_header_bytes and not raw.startswith(b"\r\n"):
+            end_of_line = raw.find(b"\r\n", 0, self._max_target_bytes)
+            if end_of_line > 0 and end <= self._max_header_bytes:
                 self.rest = data[end:]
-                _ask_llhttp(HttpRequestParser(None), self._check_line(raw, 0), raw)
-                return self._judge(raw)
+                line = _parse_request_line(raw[:end_of_line])
+                _ask_llhttp(HttpRequestParser(None), raw, raw)
+                return self._judge(raw, line)
         return self._read_head(data)
 
     def _read_head(self, data: bytes) -> RequestHead | None:
@@ -380,20 +383,20 @@ class RequestDecoder:
         if found is None:
             return None
         self._section = self._parser = None
-        return self._judge(raw)
+        return self._judge(raw, _parse_request_line(raw[: raw.find(b"\r")]))
 
-    def _judge(self, raw: bytes) -> RequestHead:
+    def _judge(self, raw: bytes, line: tuple[str, str, str]) -> RequestHead:
         """Read a head that llhttp has accepted."""
         self._empty_lines = self._line_at = 0
         try:
             check_field_count("request head", raw, self._max_headers)
         except HTTPInputError as error:
             raise RefusalError(431, str(error)) from error
-        head = RequestHead(raw)
+        head = RequestHead(raw, line)
         self._known = head if len(raw) <= _MAX_KNOWN_BYTES else None
         return self._begin_body(head)
 
-    def _check_line(self, seen: bytes | bytearray, before: int) -> bytes:
+    def _check_line(self, seen: bytearray, before: int) -> bytes:
         """Look at the request line; return what llhttp is to see of what came.
 
         It sees nothing before the line is complete: what it says then would depend on how much of
