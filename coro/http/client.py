@@ -72,6 +72,7 @@ from coro.http.streaming import Pieces, StreamedResponse
 from coro.http.tunnel import Passage
 from coro.http.urls import Target, join, parse
 from coro.loop import IOLoop
+from coro.net import AF_INET
 from coro.resolver import Overrides, Resolver
 from coro.scopes import ACTIVE
 from coro.stream import IOStream
@@ -764,6 +765,8 @@ class _Fetch(Timeout):
     def _connect_options(self) -> dict[str, Any]:
         """Return what was asked for of the connection itself, by ``connect``'s names."""
         given = {name: self.options[name] for name in CONNECT_OPTIONS if name in self.options}
+        if given.pop("allow_ipv6", True) is False:
+            given.setdefault("af", AF_INET)
         return {"resolver": self.client._resolver, **given}
 
     def _pass(

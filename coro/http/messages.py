@@ -62,6 +62,7 @@ class RequestOptions(TypedDict, total=False):
     network_interface: str | None
     stream: bool | None
     af: int | None
+    allow_ipv6: bool | None
     unix_socket: str | bytes | PathLike[str] | None
     resolver: Resolver | None
     overrides: Overrides | None
@@ -184,6 +185,7 @@ class HTTPRequest:
             ``yield response.read()`` or ``async for``. Without a ``request_timeout`` of its own it
             has none. Where the status is an error that is raised, its body is collected.
         af: ``socket.AF_INET`` or ``socket.AF_INET6``: use addresses of that family only.
+        allow_ipv6: False: another way to say ``af=socket.AF_INET``.
         unix_socket: a path to connect to instead of the URL's host.
         resolver: turns names into addresses for this request.
         overrides: where hosts are to be found instead, see ``coro.resolver.OverrideResolver``.
@@ -238,6 +240,7 @@ class HTTPRequest:
     network_interface: str | None = None
     stream: bool | None = None
     af: int | None = None
+    allow_ipv6: bool | None = None
     unix_socket: str | bytes | PathLike[str] | None = None
     resolver: Resolver | None = None
     overrides: Overrides | None = None

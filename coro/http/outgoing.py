@@ -260,7 +260,14 @@ _TLS_OPTIONS = ("ssl_options", "validate_cert", "ca_certs", "client_key", "clien
 
 
 # What connections are made with; given to ``connect`` under the same names.
-CONNECT_OPTIONS = ("af", "unix_socket", "resolver", "overrides", "socket_options")
+CONNECT_OPTIONS = (
+    "af",
+    "allow_ipv6",
+    "unix_socket",
+    "resolver",
+    "overrides",
+    "socket_options",
+)
 
 
 def connection_key(target: Target, options: Mapping[str, Any], hop: Hop | None = None) -> Hashable:

@@ -496,6 +496,30 @@ def test_hosts_that_a_client_finds_elsewhere(loop: IOLoop, answering: Any) -> No
     client.close()
 
 
+def test_without_ipv6(loop: IOLoop, answering: Any) -> None:
+    server = answering(response(b"x"))
+    asked: list[int] = []
+
+    class Noting(Resolver):
+        @coroutine
+        def resolve(self, host: str, port: int, family: int = socket.AF_UNSPEC) -> Any:
+            asked.append(family)
+            return [(socket.AF_INET, ("127.0.0.1", port))] if family != socket.AF_INET6 else []
+
+    url = f"http://a.test:{server.port}/"
+    client = AsyncHTTPClient(force_instance=True, resolver=Noting())
+    loop.run_sync(functools.partial(client.fetch, url, allow_ipv6=False))
+    assert asked == [socket.AF_INET]
+    loop.run_sync(functools.partial(client.fetch, url, allow_ipv6=False))
+    assert server.connections == 1
+    # A connection that may have been made to either family is another one.
+    for allow in (True, None):
+        loop.run_sync(functools.partial(client.fetch, url, allow_ipv6=allow))
+    assert asked.count(socket.AF_INET6) == 2
+    loop.run_sync(functools.partial(client.fetch, url, allow_ipv6=False, af=socket.AF_INET))
+    client.close()
+
+
 def test_a_client_serves_one_loop(
     client: AsyncHTTPClient, loop: IOLoop, answering: Any, raw_server: RawServerFactory
 ) -> None:

@@ -62,6 +62,7 @@ class TestRequest:
             "unix_socket": "/run/x.sock",
             "resolver": ThreadedResolver(),
             "overrides": {"a": "127.0.0.1"},
+            "allow_ipv6": False,
             "socket_options": [(1, 9, 1)],
             "retry": False,
             "streaming_callback": print,
