@@ -489,6 +489,23 @@ def bind_socket(
     return sock
 
 
+def listening_socket(fd: int) -> socket.socket:
+    """Return the socket of a descriptor that listens already, as a supervisor hands it over.
+
+    Raises:
+        OSError: the descriptor is none of a socket that listens.
+    """
+    sock = socket.socket(fileno=fd)
+    try:
+        if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            raise OSError(errno.EINVAL, "the socket does not listen")
+        sock.setblocking(False)
+    except OSError:
+        sock.detach()
+        raise
+    return sock
+
+
 def bind_unix_socket(
     file: str | bytes | os.PathLike[str], mode: int = 0o600, backlog: int = DEFAULT_BACKLOG
 ) -> UnixListener:

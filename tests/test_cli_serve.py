@@ -194,6 +194,22 @@ class TestPlaces:
                 )
                 assert b'"ip":"192.0.2.7"' in b"".join(iter(lambda: sock.recv(9999), b""))
 
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_a_socket_that_was_handed_over_outlives_a_restart(
+        self, site: Path, workers: int
+    ) -> None:
+        """Who comes while nobody serves waits for the one that begins."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            fd, port = listener.fileno(), listener.getsockname()[1]
+            options = ("--fd", fd, "--workers", workers)
+            with coro_serve("app:thing", *options, cwd=site, fds=[fd]) as served:
+                assert served.port == port
+                assert get(port)[1] == b"of an object"
+            with contextlib.closing(Asking(port)) as asking:
+                asking.ask("/")
+                with coro_serve("app:thing", *options, cwd=site, fds=[fd]):
+                    assert asking.hear() == b"of an object"
+
     @pytest.mark.parametrize(
         ("trusted", "ip"),
         [((), "127.0.0.1"), (("127.0.0.0/8",), "192.0.2.7"), (("10.0.0.1", "unix"), "127.0.0.1")],
@@ -290,6 +306,8 @@ class TestTheEnd:
         (["app:app", "--keyfile", "app.py"], "--keyfile is for a --certfile"),
         (["app:app", "--trust-proxy", "proxy"], "Invalid value for --trust-proxy"),
         (["app:app", "--unix", "/nowhere/socket"], "cannot listen on /nowhere/socket"),
+        (["app:app", "--fd", "0"], "cannot listen on descriptor 0: "),
+        (["app:app", "--fd", "0", "--unix", "socket"], "exclude each other"),
         (["app:app", "--host", "192.0.2.1"], "cannot listen on 192.0.2.1:8000"),
         (["app:app", "--port", "65536"], "65536"),
     ],

@@ -26,6 +26,7 @@ from coro.net import (
     Waker,
     bind_sockets,
     bind_unix_socket,
+    listening_socket,
     set_nodelay,
     socket_error,
 )
@@ -482,3 +483,22 @@ def test_socket_error_tells_once() -> None:
         assert events & ERROR
         assert os.strerror(socket_error(sock)) == "Connection refused"
         assert socket_error(sock) == 0
+
+
+class TestListeningSocket:
+    def test_it_is_the_one_that_was_handed_over(self) -> None:
+        with (
+            socket.create_server(("127.0.0.1", 0)) as listener,
+            listening_socket(os.dup(listener.fileno())) as sock,
+        ):
+            assert sock.getsockname() == listener.getsockname()
+            assert not sock.getblocking()
+
+    def test_others_are_refused_and_left_alone(self, tmp_path: Path) -> None:
+        with socket.socket() as deaf, (tmp_path / "file").open("w") as file:
+            with pytest.raises(OSError, match="does not listen"):
+                listening_socket(deaf.fileno())
+            with pytest.raises(OSError):
+                listening_socket(file.fileno())
+            os.fstat(deaf.fileno())
+            os.fstat(file.fileno())

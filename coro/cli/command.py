@@ -379,6 +379,11 @@ Exit status:
 )  # fmt: skip
 @click.option("--unix", metavar="PATH", help="Listen on this unix socket instead.")
 @click.option(
+    "--fd", metavar="N", type=click.IntRange(0),
+    help="Listen on this descriptor instead, a socket that listens already: 3 is the one that"
+    " systemd hands over.",
+)  # fmt: skip
+@click.option(
     "--workers", "-w", metavar="N", type=click.IntRange(1, 1024), default=1, show_default=True,
     help="Processes that share the port. One that dies is replaced.",
 )  # fmt: skip
@@ -421,6 +426,8 @@ def serve(target: str, interface: str | None, listing: bool, **options: Any) -> 
     """
     if options["keyfile"] is not None and options["certfile"] is None:
         raise click.UsageError("--keyfile is for a --certfile.")
+    if options["unix"] is not None and options["fd"] is not None:
+        raise click.UsageError("--unix and --fd exclude each other.")
     service = find(target, interface, listing=listing)
     sys.exit(run_service(service, ServingOptions(**options)))
 

@@ -24,7 +24,7 @@ from coro.future import Future
 from coro.gen import coroutine
 from coro.http import HTTPServer, StaticFiles, log_access
 from coro.loop import IOLoop
-from coro.net import bind_sockets, bind_unix_socket
+from coro.net import bind_sockets, bind_unix_socket, listening_socket
 from coro.process import STOPPING, fork_processes
 
 __all__ = ["Options", "Service", "find", "serve"]
@@ -43,6 +43,7 @@ class Options:
     host: str
     port: int
     unix: str | None
+    fd: int | None
     workers: int
     certfile: str | None
     keyfile: str | None
@@ -189,7 +190,7 @@ def _announce(service: Service, sockets: list[socket.socket], options: Options) 
     """Say that it is ready, and where."""
     for sock in sockets:
         place = format_address(sock.getsockname())
-        if options.unix is None:
+        if sock.family != socket.AF_UNIX:
             place = f"http{'s' if options.certfile else ''}://{place}"
         _tell(f"serving {service.name} on {place}")
     _tell("Ctrl-C ends it")
@@ -231,11 +232,16 @@ def _make_server(service: Service, options: Options) -> HTTPServer:
 
 def _bind(options: Options) -> list[socket.socket]:
     try:
+        if options.fd is not None:
+            return [listening_socket(options.fd)]
         if options.unix is not None:
             return [bind_unix_socket(options.unix)]
         return bind_sockets(options.port, options.host)
     except OSError as error:
-        raise click.ClickException(str(error.strerror or error)) from error
+        reason = str(error.strerror or error)
+        if options.fd is not None:
+            reason = f"cannot listen on descriptor {options.fd}: {reason}"
+        raise click.ClickException(reason) from error
 
 
 def _wanted() -> list[int]:

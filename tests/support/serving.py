@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -55,13 +55,18 @@ class Served:
 
 @contextmanager
 def coro_serve(
-    *arguments: object, cwd: Path, dev: bool = True, fails: bool = False
+    *arguments: object,
+    cwd: Path,
+    dev: bool = True,
+    fails: bool = False,
+    fds: Sequence[int] = (),
 ) -> Iterator[Served]:
     """Run it in a directory; no traceback and no warning may come of it.
 
     Arguments:
         dev: in development mode, warnings being errors; not for the code of others.
         fails: tracebacks are what the test is about.
+        fds: descriptors that it inherits.
     """
     command = COMMAND if dev else [COMMAND[0], "-m", "coro"]
     process = subprocess.Popen(
@@ -72,6 +77,7 @@ def coro_serve(
         stderr=subprocess.PIPE,
         text=True,
         env={**ENVIRONMENT, "PYTHONPATH": str(ROOT)},
+        pass_fds=fds,
     )
     with process:
         try:
