@@ -62,128 +62,174 @@ TOO_BIG = ("fault", 1009)
 SPLIT = "Hello-µ@ßöäüàá-UTF-8!!".encode()
 BAD = b"\xce\xba\xe1\xbd\xb9\xcf\x83\xce\xbc\xce\xb5\xf4\x90\x80\x80\x65"
 
-# What a client sends, and what the server is to make of it.
-CASES: dict[str, tuple[bytes, list[Any]]] = {
-    # 1: sizes
-    **{
-        f"text of {n}": (f(1, b"*" * n), ["*" * n])
-        for n in (0, 1, 125, 126, 127, 128, 65535, 65536)
-    },
-    **{
-        f"binary of {n}": (f(2, b"\xfe" * n), [b"\xfe" * n])
-        for n in (0, 125, 126, 127, 128, 65535, 65536)
-    },
-    # 2: pings and pongs
-    "ping without payload": (f(9), [("ping", b"")]),
-    "ping with payload": (f(9, b"\x00\xff\xfe"), [("ping", b"\x00\xff\xfe")]),
-    "ping of 125 bytes": (f(9, b"\xfe" * 125), [("ping", b"\xfe" * 125)]),
-    "ping of 126 bytes": (f(9, b"\xfe" * 126), [BROKEN]),
-    "pong unasked for": (f(10, b"x"), [("pong", b"x")]),
-    "ten pings": (
-        b"".join(f(9, b"%d" % i) for i in range(10)),
-        [("ping", b"%d" % i) for i in range(10)],
-    ),
-    # 3: reserved bits
-    **{f"reserved bits {bits:03b}": (f(1, b"x", rsv=bits), [BROKEN]) for bits in range(1, 8)},
-    "reserved bit of a ping": (f(9, b"x", rsv=4), [BROKEN]),
-    "reserved bit of a close": (f(8, b"\x03\xe8", rsv=2), [BROKEN]),
-    "reserved bit after a message": (f(1, b"a") + f(1, b"b", rsv=1), ["a", BROKEN]),
-    # 4: opcodes
-    **{f"opcode {code}": (f(code, b"x"), [BROKEN]) for code in (3, 4, 5, 6, 7, 11, 12, 13, 14, 15)},
-    # 5: fragments
-    "ping in two": (f(9, b"a", fin=False) + f(0, b"b"), [BROKEN]),
-    "pong in two": (f(10, b"a", fin=False) + f(0, b"b"), [BROKEN]),
-    "close in two": (f(8, b"\x03\xe8", fin=False) + f(0), [BROKEN]),
-    "text in two": (f(1, b"a", fin=False) + f(0, b"b"), ["ab"]),
-    "binary in two": (f(2, b"a", fin=False) + f(0, b"b"), [b"ab"]),
-    "text in empty ones": (f(1, fin=False) + f(0, fin=False) + f(0), [""]),
-    "binary in empty ones": (f(2, fin=False) + f(0, b"x", fin=False) + f(0), [b"x"]),
-    "a ping between fragments": (
-        f(1, b"a", fin=False) + f(9, b"p") + f(0, b"b"),
-        [("ping", b"p"), "ab"],
-    ),
-    "pings between many": (
-        f(1, b"1", fin=False) + f(9, b"p") + f(0, b"2", fin=False) + f(10, b"q") + f(0, b"3"),
-        [("ping", b"p"), ("pong", b"q"), "123"],
-    ),
-    "continuation of nothing": (f(0, b"x"), [BROKEN]),
-    "continuation of nothing, unfinished": (f(0, b"x", fin=False) + f(1, b"y"), [BROKEN]),
-    "continuation after a message": (f(1, b"a") + f(0, b"b"), ["a", BROKEN]),
-    "text inside a text": (f(1, b"a", fin=False) + f(1, b"b"), [BROKEN]),
-    "binary inside a text": (f(1, b"a", fin=False) + f(2, b"b"), [BROKEN]),
-    # 6: UTF-8
-    "text with all lengths of characters": (f(1, "aé€\U0001f600".encode()), ["aé€\U0001f600"]),
-    "a character in two frames": (
-        f(1, SPLIT[:7], fin=False) + f(0, SPLIT[7:]),
-        [SPLIT.decode()],
-    ),
-    "each byte a frame": (
-        f(1, SPLIT[:1], fin=False)
-        + b"".join(f(0, SPLIT[i : i + 1], fin=False) for i in range(1, len(SPLIT)))
-        + f(0),
-        [SPLIT.decode()],
-    ),
-    "bad UTF-8": (f(1, BAD), [NO_UTF8]),
-    "bad UTF-8 across frames": (f(1, BAD[:12], fin=False) + f(0, BAD[12:]), [NO_UTF8]),
-    "bad UTF-8 before the end of the message": (f(1, BAD, fin=False), [NO_UTF8]),
-    "a character cut off at the end": (f(1, "é".encode()[:1]), [NO_UTF8]),
-    "cut off by an empty last frame": (f(1, b"\xe2\x82", fin=False) + f(0), [NO_UTF8]),
-    "a surrogate": (f(1, b"\xed\xa0\x80"), [NO_UTF8]),
-    "an overlong character": (f(1, b"\xc0\xaf"), [NO_UTF8]),
-    "beyond Unicode": (f(1, b"\xf4\x90\x80\x80"), [NO_UTF8]),
-    "line ends stay": (f(1, b"a\r\nb\r", fin=False) + f(0, b"\nc"), ["a\r\nb\r\nc"]),
-    "binary need not be UTF-8": (f(2, BAD), [BAD]),
-    # 7: closing
-    "close": (f(8), [("close", 1005, "")]),
-    "close with a code": (c(1000), [("close", 1000, "")]),
-    "close with a reason": (c(1001, "grüß".encode()), [("close", 1001, "grüß")]),
-    "close with the longest reason": (c(1000, b"*" * 123), [("close", 1000, "*" * 123)]),
-    "close with one byte more": (c(1000, b"*" * 124), [BROKEN]),
-    "close with one byte": (f(8, b"\x03"), [BROKEN]),
-    "close with bad UTF-8": (c(1000, BAD), [NO_UTF8]),
-    "frames after a close": (c(1000) + f(1, b"x") + f(9, b"p"), [("close", 1000, "")]),
-    "a close inside a message": (f(1, b"a", fin=False) + c(1000), [("close", 1000, "")]),
-    **{
-        f"close with {code}": (c(code), [("close", code, "")])
-        for code in (1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 3000, 3999, 4000, 4999)
-    },
-    **{
-        f"close with {code}": (c(code), [BROKEN])
-        for code in (0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535)
-    },
-    # masks and lengths
-    "not masked": (frame(1, b"x"), [BROKEN]),
-    "a mask of zeros": (frame(1, b"hello", mask=bytes(4)), ["hello"]),
-    "length in two bytes where one would do": (f(1, b"x", form=2), [BROKEN]),
-    "length in eight bytes where two would do": (f(1, b"x" * 200, form=8), [BROKEN]),
-    "length of over 63 bits": (f(1, announced=1 << 63), [BROKEN]),
-    # 9: limits
-    "the longest message": (f(2, b"x" * LIMIT), [b"x" * LIMIT]),
-    "one byte more": (f(2, b"x" * (LIMIT + 1)), [TOO_BIG]),
-    "too long by its announcement": (f(2, announced=LIMIT + 1), [TOO_BIG]),
-    "too long in fragments": (
-        f(2, b"x" * LIMIT, fin=False) + f(0, fin=False) + f(0, announced=1),
-        [TOO_BIG],
-    ),
-    "the longest one after the other": (f(1, b"x" * LIMIT) * 2, ["x" * LIMIT] * 2),
-    "the longest one in fragments, with a ping": (
-        f(1, b"x" * (LIMIT - 1), fin=False) + f(9, b"ping") + f(0, b"x"),
-        [("ping", b"ping"), "x" * LIMIT],
-    ),
-}
+
+def cases(mask: bytes | None) -> dict[str, tuple[bytes, list[Any]]]:
+    """What one side sends, a client if there is a mask, and what the other is to make of it."""
+
+    def f(opcode: int, payload: bytes = b"", **more: Any) -> bytes:
+        return frame(opcode, payload, mask=mask, **more)
+
+    def c(code: int, reason: bytes = b"") -> bytes:
+        return closing(code, reason, mask)
+
+    return {
+        # 1: sizes
+        **{
+            f"text of {n}": (f(1, b"*" * n), ["*" * n])
+            for n in (0, 1, 125, 126, 127, 128, 65535, 65536)
+        },
+        **{
+            f"binary of {n}": (f(2, b"\xfe" * n), [b"\xfe" * n])
+            for n in (0, 125, 126, 127, 128, 65535, 65536)
+        },
+        # 2: pings and pongs
+        "ping without payload": (f(9), [("ping", b"")]),
+        "ping with payload": (f(9, b"\x00\xff\xfe"), [("ping", b"\x00\xff\xfe")]),
+        "ping of 125 bytes": (f(9, b"\xfe" * 125), [("ping", b"\xfe" * 125)]),
+        "ping of 126 bytes": (f(9, b"\xfe" * 126), [BROKEN]),
+        "pong unasked for": (f(10, b"x"), [("pong", b"x")]),
+        "ten pings": (
+            b"".join(f(9, b"%d" % i) for i in range(10)),
+            [("ping", b"%d" % i) for i in range(10)],
+        ),
+        # 3: reserved bits
+        **{f"reserved bits {bits:03b}": (f(1, b"x", rsv=bits), [BROKEN]) for bits in range(1, 8)},
+        "reserved bit of a ping": (f(9, b"x", rsv=4), [BROKEN]),
+        "reserved bit of a close": (f(8, b"\x03\xe8", rsv=2), [BROKEN]),
+        "reserved bit after a message": (f(1, b"a") + f(1, b"b", rsv=1), ["a", BROKEN]),
+        # 4: opcodes
+        **{
+            f"opcode {code}": (f(code, b"x"), [BROKEN])
+            for code in (3, 4, 5, 6, 7, 11, 12, 13, 14, 15)
+        },
+        # 5: fragments
+        "ping in two": (f(9, b"a", fin=False) + f(0, b"b"), [BROKEN]),
+        "pong in two": (f(10, b"a", fin=False) + f(0, b"b"), [BROKEN]),
+        "close in two": (f(8, b"\x03\xe8", fin=False) + f(0), [BROKEN]),
+        "text in two": (f(1, b"a", fin=False) + f(0, b"b"), ["ab"]),
+        "binary in two": (f(2, b"a", fin=False) + f(0, b"b"), [b"ab"]),
+        "text in empty ones": (f(1, fin=False) + f(0, fin=False) + f(0), [""]),
+        "binary in empty ones": (f(2, fin=False) + f(0, b"x", fin=False) + f(0), [b"x"]),
+        "a ping between fragments": (
+            f(1, b"a", fin=False) + f(9, b"p") + f(0, b"b"),
+            [("ping", b"p"), "ab"],
+        ),
+        "pings between many": (
+            f(1, b"1", fin=False) + f(9, b"p") + f(0, b"2", fin=False) + f(10, b"q") + f(0, b"3"),
+            [("ping", b"p"), ("pong", b"q"), "123"],
+        ),
+        "continuation of nothing": (f(0, b"x"), [BROKEN]),
+        "continuation of nothing, unfinished": (f(0, b"x", fin=False) + f(1, b"y"), [BROKEN]),
+        "continuation after a message": (f(1, b"a") + f(0, b"b"), ["a", BROKEN]),
+        "text inside a text": (f(1, b"a", fin=False) + f(1, b"b"), [BROKEN]),
+        "binary inside a text": (f(1, b"a", fin=False) + f(2, b"b"), [BROKEN]),
+        # 6: UTF-8
+        "text with all lengths of characters": (f(1, "aé€\U0001f600".encode()), ["aé€\U0001f600"]),
+        "a character in two frames": (
+            f(1, SPLIT[:7], fin=False) + f(0, SPLIT[7:]),
+            [SPLIT.decode()],
+        ),
+        "each byte a frame": (
+            f(1, SPLIT[:1], fin=False)
+            + b"".join(f(0, SPLIT[i : i + 1], fin=False) for i in range(1, len(SPLIT)))
+            + f(0),
+            [SPLIT.decode()],
+        ),
+        "bad UTF-8": (f(1, BAD), [NO_UTF8]),
+        "bad UTF-8 across frames": (f(1, BAD[:12], fin=False) + f(0, BAD[12:]), [NO_UTF8]),
+        "bad UTF-8 before the end of the message": (f(1, BAD, fin=False), [NO_UTF8]),
+        "a character cut off at the end": (f(1, "é".encode()[:1]), [NO_UTF8]),
+        "cut off by an empty last frame": (f(1, b"\xe2\x82", fin=False) + f(0), [NO_UTF8]),
+        "a surrogate": (f(1, b"\xed\xa0\x80"), [NO_UTF8]),
+        "an overlong character": (f(1, b"\xc0\xaf"), [NO_UTF8]),
+        "beyond Unicode": (f(1, b"\xf4\x90\x80\x80"), [NO_UTF8]),
+        "line ends stay": (f(1, b"a\r\nb\r", fin=False) + f(0, b"\nc"), ["a\r\nb\r\nc"]),
+        "binary need not be UTF-8": (f(2, BAD), [BAD]),
+        # 7: closing
+        "close": (f(8), [("close", 1005, "")]),
+        "close with a code": (c(1000), [("close", 1000, "")]),
+        "close with a reason": (c(1001, "grüß".encode()), [("close", 1001, "grüß")]),
+        "close with the longest reason": (c(1000, b"*" * 123), [("close", 1000, "*" * 123)]),
+        "close with one byte more": (c(1000, b"*" * 124), [BROKEN]),
+        "close with one byte": (f(8, b"\x03"), [BROKEN]),
+        "close with bad UTF-8": (c(1000, BAD), [NO_UTF8]),
+        "frames after a close": (c(1000) + f(1, b"x") + f(9, b"p"), [("close", 1000, "")]),
+        "a close inside a message": (f(1, b"a", fin=False) + c(1000), [("close", 1000, "")]),
+        **{
+            f"close with {code}": (c(code), [("close", code, "")])
+            for code in (
+                1000,
+                1001,
+                1002,
+                1003,
+                1007,
+                1008,
+                1009,
+                1010,
+                1011,
+                3000,
+                3999,
+                4000,
+                4999,
+            )
+        },
+        **{
+            f"close with {code}": (c(code), [BROKEN])
+            for code in (0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535)
+        },
+        # masks and lengths
+        "masked the other way": (frame(1, b"x", mask=None if mask else MASK), [BROKEN]),
+        "length in two bytes where one would do": (f(1, b"x", form=2), [BROKEN]),
+        "length in eight bytes where two would do": (f(1, b"x" * 200, form=8), [BROKEN]),
+        "length of over 63 bits": (f(1, announced=1 << 63), [BROKEN]),
+        # 9: limits
+        "the longest message": (f(2, b"x" * LIMIT), [b"x" * LIMIT]),
+        "one byte more": (f(2, b"x" * (LIMIT + 1)), [TOO_BIG]),
+        "too long by its announcement": (f(2, announced=LIMIT + 1), [TOO_BIG]),
+        "too long in fragments": (
+            f(2, b"x" * LIMIT, fin=False) + f(0, fin=False) + f(0, announced=1),
+            [TOO_BIG],
+        ),
+        "the longest one after the other": (f(1, b"x" * LIMIT) * 2, ["x" * LIMIT] * 2),
+        "the longest one in fragments, with a ping": (
+            f(1, b"x" * (LIMIT - 1), fin=False) + f(9, b"ping") + f(0, b"x"),
+            [("ping", b"ping"), "x" * LIMIT],
+        ),
+    }
+
+
+BY_CLIENTS, BY_SERVERS = cases(MASK), cases(None)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", CASES)
-def test_what_a_client_sends(name: str, kind: str) -> None:
-    data, expected = CASES[name]
+@pytest.mark.parametrize("name", BY_CLIENTS)
+@pytest.mark.parametrize("receiver", ["server", "client"])
+def test_what_is_sent(receiver: str, name: str, kind: str) -> None:
+    codec, told, mask = (
+        (server(), BY_CLIENTS, MASK) if receiver == "server" else (client(), BY_SERVERS, None)
+    )
+    data, expected = told[name]
     if kind == "byte by byte" and len(data) > 3000:
         kind = "in three"
-    codec = server()
     assert seen(codec, data, kind) == expected
     last = expected[-1]
     assert codec.ended == (isinstance(last, tuple) and last[0] in ("fault", "close"))
-    assert seen(codec, f(1, b"more")) == ([] if codec.ended else ["more"])
+    assert seen(codec, frame(1, b"more", mask=mask)) == ([] if codec.ended else ["more"])
+
+
+def test_a_mask_of_zeros() -> None:
+    assert seen(server(), frame(1, b"hello", mask=bytes(4))) == ["hello"]
+
+
+@pytest.mark.parametrize("receiver", ["server", "client"])
+def test_a_fault_is_told_before_its_frame_has_come(receiver: str) -> None:
+    """As soon as it is plain: the rest may be megabytes (Autobahn's cases 6.4)."""
+    codec, mask = (server(), MASK) if receiver == "server" else (client(), None)
+    data = frame(1, BAD, mask=mask, announced=50_000)
+    # The third byte of the code point that is none makes it plain.
+    plain = len(data) - len(BAD) + BAD.index(b"\x90") + 1
+    assert seen(codec, data[: plain - 1]) == []
+    assert seen(codec, data[plain - 1 : plain]) == [NO_UTF8]
 
 
 def test_a_server_does_not_mask() -> None:
