@@ -51,8 +51,11 @@ class Read(Future[Any]):
 
     __slots__ = ("filled", "kind", "limit", "pattern", "size", "stream", "target")
 
-    def __init__(self, stream: Stream, kind: int, size: int) -> None:
-        # Future.__init__ spelt out: every read passes here.
+    # Its maker sets its fields: a constructor would cost each read a call more.
+    __init__ = object.__init__
+
+    def set_up(self, stream: Stream, kind: int, size: int) -> Read:
+        """Set its fields; return it."""
         self._loop = stream.io_loop
         self._state = PENDING
         self._value = None
@@ -62,6 +65,7 @@ class Read(Future[Any]):
         self.stream = stream
         self.kind = kind
         self.size = size
+        return self
 
     pattern: Any  # delimiter or compiled expression
     limit: int | None  # max_bytes of a search; the least that read_into is content with

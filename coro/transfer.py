@@ -84,6 +84,9 @@ READ_BUDGET = 256 * 1024
 # What can still be sent: anything; what is queued and then the end; nothing.
 SENDING, ENDING, ENDED = range(3)
 
+# What is told when there is something to be received: bytes, the end, or an error.
+_INCOMING = READ | ERROR
+
 _NOT_NOW = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _RESETS = frozenset({errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE, errno.ETIMEDOUT})
 
@@ -344,7 +347,15 @@ class BaseIOStream:
         """
         if not isinstance(num_bytes, int):
             raise TypeError(f"num_bytes is an int, not {num_bytes!r}")
-        read = Read(self, PARTIAL if partial else EXACT, num_bytes)
+        read: Any = Read()
+        # ``set_up`` spelt out.
+        read._loop = self.io_loop
+        read._state = PENDING
+        read._value = read._waiter = read._others = None
+        read._asyncio_future_blocking = False
+        read.stream = self
+        read.kind = PARTIAL if partial else EXACT
+        read.size = num_bytes
         registration = self._registration
         if (
             self._read is None
@@ -357,7 +368,7 @@ class BaseIOStream:
         ):
             # The usual read: all is set up, and nothing is there yet.
             self._read = read
-            return read
+            return read  # type: ignore[no-any-return]
         if num_bytes < 0:
             raise ValueError(f"cannot read {num_bytes} bytes")
         return self._begin(read)
@@ -384,7 +395,7 @@ class BaseIOStream:
         with memoryview(buf) as view:
             if view.readonly:
                 raise TypeError("read_into needs a buffer that can be written to")
-            read = Read(self, INTO, view.nbytes)
+            read = Read().set_up(self, INTO, view.nbytes)
             read.target = view.cast("B")
         read.filled = 0
         read.limit = 1 if partial else read.size
@@ -403,7 +414,7 @@ class BaseIOStream:
         """
         if not isinstance(delimiter, bytes):
             raise TypeError(f"a delimiter is bytes, not {delimiter!r}")
-        read = Read(self, DELIMITER, -1)
+        read = Read().set_up(self, DELIMITER, -1)
         read.pattern = delimiter
         read.limit = max_bytes
         return self._begin(read)
@@ -421,14 +432,14 @@ class BaseIOStream:
         pattern = re.compile(regex)
         if not isinstance(pattern.pattern, bytes):
             raise TypeError(f"an expression is bytes, not {regex!r}")
-        read = Read(self, REGEX, -1)
+        read = Read().set_up(self, REGEX, -1)
         read.pattern = pattern
         read.limit = max_bytes
         return self._begin(read)
 
     def read_until_close(self) -> Future[bytes]:
         """Read all that comes until the peer closes, or resets, the connection."""
-        return self._begin(Read(self, UNTIL_CLOSE, -1))
+        return self._begin(Read().set_up(self, UNTIL_CLOSE, -1))
 
     def _begin(self, read: Read) -> Future[Any]:
         if self._read is not None:
@@ -480,7 +491,6 @@ class BaseIOStream:
 
     def _on_readable(self) -> None:
         read = self._read
-        buffer = self._buffer
         if read is None and self._received:
             self._unwant(READ)
             return
@@ -500,14 +510,14 @@ class BaseIOStream:
         if not count:
             self._on_eof()
         elif read is None:
-            buffer.append(chunk)
+            self._buffer.append(chunk)
             if self._unasked_callback is not None:
                 self._unasked_callback()
         elif read.kind == PARTIAL and count <= read.size and not self._received:
             self._read = None
             read._settle(chunk)
         else:
-            buffer.append(chunk)
+            self._buffer.append(chunk)
             if not self._answer(read) and len(self._received) > self.max_buffer_size:
                 _log.error("Reached maximum read buffer size")
                 self._on_read_error(StreamBufferFullError("Reached maximum read buffer size"))
@@ -784,7 +794,7 @@ class BaseIOStream:
     def _on_events(self, events: int) -> None:
         state = self._state
         if state == OPEN:
-            if events & (READ | ERROR):
+            if events & _INCOMING:
                 self._on_readable()
             if events & WRITE and self._state == OPEN:
                 self._on_writable()

@@ -69,14 +69,14 @@ def filled(data: bytes) -> ReadBuffer:
 
 
 def search(owner: Owner, pattern: Any, limit: int | None = None) -> Read:
-    read = Read(owner, DELIMITER if isinstance(pattern, bytes) else REGEX, -1)
+    read = Read().set_up(owner, DELIMITER if isinstance(pattern, bytes) else REGEX, -1)
     read.pattern = pattern
     read.limit = limit
     return read
 
 
 def into(owner: Owner, target: bytearray, least: int) -> Read:
-    read = Read(owner, INTO, len(target))
+    read = Read().set_up(owner, INTO, len(target))
     read.target = memoryview(target)
     read.filled = 0
     read.limit = least
@@ -100,7 +100,7 @@ def into(owner: Owner, target: bytearray, least: int) -> Read:
 )
 def test_counts(owner: Owner, kind: int, size: int, data: bytes, answer: Any, left: bytes) -> None:
     buffer = filled(data)
-    read = Read(owner, kind, size)
+    read = Read().set_up(owner, kind, size)
     assert read.match(buffer) is (answer is not None)
     assert read.done() is (answer is not None)
     if answer is not None:
@@ -184,12 +184,12 @@ def test_giving_back(owner: Owner) -> None:
     read.give_back(buffer)
     assert buffer.data == b"abcd"
     del target[:]
-    Read(owner, EXACT, 3).give_back(buffer)
+    Read().set_up(owner, EXACT, 3).give_back(buffer)
     assert buffer.data == b"abcd"
 
 
 def test_cancelling(owner: Owner) -> None:
-    read = Read(owner, EXACT, 3)
+    read = Read().set_up(owner, EXACT, 3)
     assert read.cancel()
     assert not read.cancel()
     assert owner.calls == [read]
@@ -205,14 +205,14 @@ def test_cancelling(owner: Owner) -> None:
 
 
 def test_what_they_say(owner: Owner) -> None:
-    assert "read_bytes on <stream>" in repr(Read(owner, EXACT, 3))
+    assert "read_bytes on <stream>" in repr(Read().set_up(owner, EXACT, 3))
     told = {
-        "read_bytes 3": Read(owner, EXACT, 3),
-        "read_bytes(partial) 3": Read(owner, PARTIAL, 3),
+        "read_bytes 3": Read().set_up(owner, EXACT, 3),
+        "read_bytes(partial) 3": Read().set_up(owner, PARTIAL, 3),
         "read_until b'!'": search(owner, b"!"),
         "read_until_regex b'x+'": search(owner, re.compile(rb"x+")),
         "read_into 0/4": into(owner, bytearray(4), 4),
-        "read_until_close": Read(owner, UNTIL_CLOSE, -1),
+        "read_until_close": Read().set_up(owner, UNTIL_CLOSE, -1),
     }
     for text, read in told.items():
         assert read._awaited() == f"{text} on fd 7, 3 bytes buffered"

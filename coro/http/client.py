@@ -271,14 +271,13 @@ class AsyncHTTPClient:
             # Closed with its loop, most likely, if it is used on another one.
             self._check_loop()
             raise RuntimeError("fetch() called on closed AsyncHTTPClient")
-        fresh = not isinstance(request, HTTPRequest)
-        if not isinstance(request, HTTPRequest):
-            request = HTTPRequest(request, **kwargs) if kwargs else HTTPRequest(request)
-            plain = not kwargs
-        elif kwargs:
-            raise ValueError("kwargs can't be used if request is an HTTPRequest object")
+        if isinstance(request, HTTPRequest):
+            if kwargs:
+                raise ValueError("kwargs can't be used if request is an HTTPRequest object")
+            fresh, plain = False, request.plain
         else:
-            plain = request.plain
+            fresh, plain = True, not kwargs
+            request = HTTPRequest.usual(request) if plain else HTTPRequest(request, **kwargs)
         if callback is not None:
             task = current_task()
             assert task is not None
@@ -574,7 +573,6 @@ class _Fetch(Timeout):
                 progress.attempts += 1
                 if self._deadline is not None:
                     self.reschedule(None)
-                connection.bound(self, self.deadline)
                 if hop is not None:
                     hop.send(connection.stream, kept, out.head)
                 try:
@@ -586,6 +584,8 @@ class _Fetch(Timeout):
                         options["inactivity_timeout"],
                         options["write_timeout"] if out.uploads else None,
                         None if self.plain else request.on_informational,
+                        self,
+                        self.deadline,
                     )
                     response = self._response(decoder)
                     if decoder.upgraded and not self.plain and self.switches:

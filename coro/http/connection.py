@@ -211,6 +211,8 @@ class HTTPConnection:
         inactivity: float | None = None,
         upload_inactivity: float | None = None,
         on_interim: Callable[[ResponseHead], object] | None = None,
+        limit: Timeout | None = None,
+        deadline: float | None = None,
     ) -> Generator[Any, Any, ResponseDecoder]:
         """Send a request and receive its response; the decoder holds it until the next exchange.
 
@@ -223,6 +225,8 @@ class HTTPConnection:
             inactivity: seconds without a byte received after which the ``limit`` expires.
             upload_inactivity: seconds without a byte of the body sent after which it does.
             on_interim: called with the head of each interim (1xx) response.
+            limit: is made to expire by the deadlines.
+            deadline: when the exchange must have ended, in the loop's time; None: whenever.
         Raises:
             HTTPClosedError: the connection ended before the response's head.
             IncompleteBodyError: it ended inside the body.
@@ -234,8 +238,12 @@ class HTTPConnection:
         """
         stream = self.stream
         decoder = self.decoder
-        clock = stream.io_loop.time
+        loop = stream.io_loop
         sink: Sink | None = None
+        self._limit = limit
+        self._total = self._deadline = deadline
+        if deadline is not None and (self._timer is None or self._timer.deadline > deadline):
+            self._arm(deadline)
         decoder.begin(out.method, on_interim)
         self.exchanges += 1
         progress.phase = "send"
@@ -253,7 +261,7 @@ class HTTPConnection:
                     raise
                 raise self._truncated(out, progress, error) from error
             progress.phase = "wait"
-            progress.sent = clock()
+            progress.sent = loop.time()
             while True:
                 if not begins:
                     if inactivity is not None:
@@ -265,7 +273,8 @@ class HTTPConnection:
                             raise self._truncated(out, progress, error) from error
                         break
                     if progress.first_byte is None:
-                        progress.first_byte = clock()
+                        # When this turn began: it is what came then that made it.
+                        progress.first_byte = loop._now
                     begins = decoder.head is None
                     complete = decoder.feed(data)
                 if begins and decoder.head is not None:
@@ -290,15 +299,6 @@ class HTTPConnection:
     # An exchange's limit is two stores. One timer per connection looks after it: it is armed for
     # the first deadline, and when it fires and the deadline has moved meanwhile, it is armed
     # again. So a request that ends in time, which is nearly each, costs no timer.
-
-    def bound(self, limit: Timeout, deadline: float | None) -> None:
-        """Let ``limit`` expire if the next exchange has not ended by ``deadline`` (loop's time)."""
-        self._limit = limit
-        self._total = self._deadline = deadline
-        if deadline is not None:
-            timer = self._timer
-            if timer is None or timer.deadline > deadline:
-                self._arm(deadline)
 
     def _arm(self, deadline: float) -> None:
         self._disarm()

@@ -224,7 +224,7 @@ class ConnectionPool:
                 connection.idle_since >= oldest
                 and (self.lifetime is None or now - connection.opened < self.lifetime)
                 and (
-                    connection.stream.idle()
+                    not connection.stream.closed()
                     if now - connection.idle_since < JUST_NOW
                     else connection.stream.still_idle()
                 )

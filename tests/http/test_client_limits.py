@@ -457,14 +457,14 @@ def test_an_upload_that_moves_is_not_silence(
     """The stream tells when it last got rid of something: here at 2, 4, ... 20 seconds."""
     server = serve(silent)
     begun = loop.time()
-    bound = HTTPConnection.bound
+    exchange = HTTPConnection.exchange
 
-    def follow(connection: HTTPConnection, *args: Any) -> None:
-        bound(connection, *args)
+    def follow(connection: HTTPConnection, *args: Any) -> Any:
         for seconds in range(2, 21, 2):
             loop.call_later(seconds, setattr, connection.stream, "sent_at", begun + seconds)
+        return exchange(connection, *args)
 
-    monkeypatch.setattr(HTTPConnection, "bound", follow)
+    monkeypatch.setattr(HTTPConnection, "exchange", follow)
     with pytest.raises(ReadTimeoutError):
         fetch(server.url(), inactivity_timeout=3, request_timeout=None)
     assert loop.time() - begun == pytest.approx(23)
