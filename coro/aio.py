@@ -190,7 +190,8 @@ class _Core(IOLoop):
         self._tasks = Suspended()
 
     def _get_current(self) -> Any:
-        return asyncio.current_task(self._host)
+        host = self._host
+        return None if host is None else asyncio.current_task(host)
 
     def _set_current(self, task: Any) -> None:
         register_if_suspended(swap_current(self._host, task))
@@ -349,6 +350,8 @@ class EventLoop(_Loops):
         if not self.is_closed():
             super().close()
             self._core.close()
+            # Each would keep the other until the collector comes.
+            self._core._host = None
 
     def _run_once(self) -> None:
         self._core.stop()

@@ -745,3 +745,7 @@ class TestFace:
 
         coro.run(main)
         assert gc.collect() == 0
+        with asyncio.Runner(loop_factory=coro.aio.new_event_loop) as runner:
+            runner.run(main())
+        del runner
+        assert gc.collect() == 0
