@@ -183,9 +183,10 @@ class TestPlaces:
 
     def test_a_unix_socket(self, site: Path) -> None:
         path = site / "socket"
-        options = ("--unix", path, "--trust-proxy", "unix")
+        options = ("--unix", path, "--unix-mode", "660", "--trust-proxy", "unix")
         with coro_serve("app:handler", *options, cwd=site) as served:
             assert served.url == str(path)
+            assert path.stat().st_mode & 0o777 == 0o660
             with socket.socket(socket.AF_UNIX) as sock:
                 sock.connect(str(path))
                 sock.sendall(
@@ -306,6 +307,7 @@ class TestTheEnd:
         (["app:app", "--keyfile", "app.py"], "--keyfile is for a --certfile"),
         (["app:app", "--trust-proxy", "proxy"], "Invalid value for --trust-proxy"),
         (["app:app", "--unix", "/nowhere/socket"], "cannot listen on /nowhere/socket"),
+        (["app:app", "--unix", "socket", "--unix-mode", "rw"], "not three octal digits"),
         (["app:app", "--fd", "0"], "cannot listen on descriptor 0: "),
         (["app:app", "--fd", "0", "--unix", "socket"], "exclude each other"),
         (["app:app", "--host", "192.0.2.1"], "cannot listen on 192.0.2.1:8000"),

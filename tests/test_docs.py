@@ -16,6 +16,7 @@ DOCUMENTS = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{p.name}" for p in R
         *programs("docs/coroutines.md"),
         *programs("docs/http.md"),
         *programs("docs/network.md"),
+        *programs("docs/services.md"),
         *programs("docs/testing.md"),
     ],
     ids=lambda program: f"line {program.line}",

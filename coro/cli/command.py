@@ -6,6 +6,7 @@ import contextlib
 import functools
 import logging
 import os
+import re
 import resource
 import sys
 from collections.abc import Generator
@@ -111,6 +112,12 @@ def _parse_delay(_context: click.Context, _parameter: click.Parameter, seconds: 
             f"{seconds:g} is not a number of seconds from 0 to {LONGEST_DELAY:g}"
         )
     return seconds
+
+
+def _parse_mode(_context: click.Context, _parameter: click.Parameter, digits: str) -> int:
+    if not re.fullmatch("0?[0-7]{3}", digits):
+        raise click.BadParameter(f"{digits!r} is not three octal digits, such as 660")
+    return int(digits, 8)
 
 
 def _parse_method(
@@ -378,6 +385,10 @@ Exit status:
     help="Port to listen on; 0: any that is free.",
 )  # fmt: skip
 @click.option("--unix", metavar="PATH", help="Listen on this unix socket instead.")
+@click.option(
+    "--unix-mode", metavar="OCTAL", callback=_parse_mode, default="600", show_default=True,
+    help="Who may connect to it: the permissions of its file.",
+)  # fmt: skip
 @click.option(
     "--fd", metavar="N", type=click.IntRange(0),
     help="Listen on this descriptor instead, a socket that listens already: 3 is the one that"

@@ -43,6 +43,7 @@ class Options:
     host: str
     port: int
     unix: str | None
+    unix_mode: int
     fd: int | None
     workers: int
     certfile: str | None
@@ -235,7 +236,7 @@ def _bind(options: Options) -> list[socket.socket]:
         if options.fd is not None:
             return [listening_socket(options.fd)]
         if options.unix is not None:
-            return [bind_unix_socket(options.unix)]
+            return [bind_unix_socket(options.unix, options.unix_mode)]
         return bind_sockets(options.port, options.host)
     except OSError as error:
         reason = str(error.strerror or error)

@@ -63,6 +63,7 @@ def run_daemon(
     *others: int,
     user: str | None = None,
     ending: signal.Signals = signal.SIGTERM,
+    cwd: Path | str = "/",
 ) -> None:
     """Run a server until the stack unwinds; return when it takes connections.
 
@@ -70,8 +71,9 @@ def run_daemon(
         port, others: where, on 127.0.0.1.
         log: what to show if it does not start.
         user, ending: as for ``spawn``.
+        cwd: the directory in which it runs.
     """
-    process = spawn(stack, command, user=user, ending=ending, cwd="/")
+    process = spawn(stack, command, user=user, ending=ending, cwd=cwd)
     until = time.monotonic() + START
     waiting = [port, *others]
     while waiting:

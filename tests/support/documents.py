@@ -39,6 +39,12 @@ def programs(path: str) -> list[Program]:
     ]
 
 
+def blocks(path: str, language: str) -> list[str]:
+    """Return the blocks of another language in a document, in order."""
+    text = (ROOT / path).read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```\n", text, re.MULTILINE | re.DOTALL)
+
+
 def run(program: str, *arguments: str) -> str:
     """Run a program as a user would, with warnings as errors; return what it printed."""
     ran = subprocess.run(
