@@ -1,13 +1,15 @@
 """The README's programs run as they stand there."""
 
 import re
+import urllib.request
 from pathlib import Path
 
 from tests.conftest import RawServerFactory
 from tests.support.documents import programs, run
 from tests.support.raw_server import answer
+from tests.support.serving import coro_serve
 
-FIRST, SECOND = programs("README.md")
+FIRST, SECOND, THIRD = programs("README.md")
 PAGE = b"HTTP/1.1 200 OK\r\nContent-Length: 29\r\n\r\n<title>Epoll, it says</title>"
 
 
@@ -19,6 +21,15 @@ def test_the_second_program_fetches(raw_server: RawServerFactory) -> None:
     server = raw_server(answer(PAGE))
     printed = run(SECOND.source, server.url("/one"), server.url("/two"))
     assert printed.count("Epoll, it says") == 2
+
+
+def test_the_third_program_is_a_service(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(THIRD.source)
+    with (
+        coro_serve("app:router", "--port", 0, "--workers", 2, cwd=tmp_path) as served,
+        urllib.request.urlopen(f"{served.url}/hello/Ada") as response,
+    ):
+        assert response.read() == b"Hello, Ada!\n"
 
 
 def test_each_example_is_listed() -> None:
