@@ -535,7 +535,7 @@ class _Connection:
             if result is not None:
                 self.follow(convert_yielded(result))
         except Exception as error:
-            self._fail(error)
+            self._fail("Error in connection callback", error)
         finally:
             # This frame stands in the traceback of the handler's error.
             result = None
@@ -553,11 +553,12 @@ class _Connection:
         if task.cancelled():
             self._close()
         elif (error := task.exception()) is not None:
-            self._fail(error)
+            # In the words of the loop, as for each coroutine that is a callback.
+            self._fail(f"Exception in callback {self._server.handle_stream!r}", error)
         self._check()
 
-    def _fail(self, error: BaseException) -> None:
-        _app_log.error("Error in connection callback", exc_info=error)
+    def _fail(self, what: str, error: BaseException) -> None:
+        _app_log.error("%s", what, exc_info=error)
         self._close()
 
     def _close(self) -> None:
