@@ -55,10 +55,11 @@ def _method_prefix(method: str) -> bytes:
 
 
 @lru_cache(1000)
-def _field_prefix(name: str) -> bytes:
+def _field_prefix(name: str) -> str:
     """Return a field's name as given, its colon and a space."""
-    check_name(name)
-    return name.encode("ascii") + b": "
+    if check_name(name) in OWN_FIELDS:
+        raise ValueError(f"{name} is written by the encoder and may not be among the fields")
+    return f"{name}: "
 
 
 @lru_cache(1024)
@@ -95,13 +96,11 @@ def encode_fields(fields: Iterable[tuple[str, str]]) -> bytes:
     Raises:
         ValueError: a name or a value that may not be written out, or one of those three.
     """
-    lines: list[bytes] = []
+    lines = []
     for name, value in fields:
         check_value(name, value)
-        if check_name(name) in OWN_FIELDS:
-            raise ValueError(f"{name} is written by the encoder and may not be among the fields")
-        lines += (_field_prefix(name), value.encode("latin-1"), b"\r\n")
-    return b"".join(lines)
+        lines.append(f"{_field_prefix(name)}{value}\r\n")
+    return "".join(lines).encode("latin-1")
 
 
 def encode_request(

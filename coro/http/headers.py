@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from email.utils import formatdate
 from functools import lru_cache
 from time import struct_time
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar, overload
 
 from coro.errors import HTTPInputError
 
@@ -40,6 +40,10 @@ _TEXT = r"[\t\x20-\x7e\x80-\xff]"
 _TOKEN = re.compile(rf"{_TCHAR}+")
 _VALUE = re.compile(rf"{_TEXT}*")
 _FIELD_BLOCK = re.compile(rf"(?:{_TCHAR}++:{_TEXT}*+\r\n)*+".encode("latin-1"))
+
+T = TypeVar("T")
+
+_NO_DEFAULT: Any = object()
 
 _WHITESPACE = " \t"  # OWS, RFC 9110 section 5.6.3: str.strip() alone would take far more.
 SECRET_FIELDS = frozenset({"Authorization", "Proxy-Authorization", "Cookie", "Set-Cookie"})
@@ -154,9 +158,10 @@ class HTTPHeaders(MutableMapping[str, str]):
         self._fields = {}
         if isinstance(source, HTTPHeaders):
             self._fields = {name: values[:] for name, values in source._load().items()}
-        elif isinstance(source, Mapping):
+        elif isinstance(source, (dict, Mapping)):
             for name, value in source.items():
-                self[name] = value
+                key = check_name(name)
+                self._fields[key] = [_text(key, value)]
         else:
             for name, value in source:
                 self.add(name, value)
@@ -228,6 +233,10 @@ class HTTPHeaders(MutableMapping[str, str]):
         """Return the values of a field, one by one; an empty list if it is absent."""
         return self._load().get(canonical_name(name), [])[:]
 
+    def has_any(self, names: frozenset[str]) -> bool:
+        """Whether one of these fields is there; names in their customary writing."""
+        return not names.isdisjoint(self._load())
+
     def get_all(self) -> Iterator[tuple[str, str]]:
         """Iterate over (name, value), a repeated field giving a pair for each of its values."""
         for name, values in self._load().items():
@@ -236,11 +245,10 @@ class HTTPHeaders(MutableMapping[str, str]):
 
     def copy(self) -> HTTPHeaders:
         """Return a copy that shares nothing that can change."""
-        if self._raw is None:
-            return type(self)(self)
         twin = type(self).__new__(type(self))
         twin._raw = self._raw
-        twin._fields = None
+        fields = self._fields
+        twin._fields = None if fields is None else {name: fields[name][:] for name in fields}
         return twin
 
     __copy__ = copy
@@ -264,6 +272,35 @@ class HTTPHeaders(MutableMapping[str, str]):
     def __getitem__(self, name: str) -> str:
         values = self._load()[canonical_name(name)]
         return values[0] if len(values) == 1 else ",".join(values)
+
+    # Spelt out: those that come with a mapping raise an error for each field that is absent.
+    @overload
+    def get(self, name: str) -> str | None: ...
+    @overload
+    def get(self, name: str, default: T) -> str | T: ...
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return a field's value, or ``default``."""
+        values = self._load().get(canonical_name(name))
+        if values is None:
+            return default
+        return values[0] if len(values) == 1 else ",".join(values)
+
+    @overload
+    def pop(self, name: str) -> str: ...
+    @overload
+    def pop(self, name: str, default: T) -> str | T: ...
+    def pop(self, name: str, default: Any = _NO_DEFAULT) -> Any:
+        """Remove a field; return its value, or ``default``.
+
+        Raises:
+            KeyError: there is no such field, and no default.
+        """
+        values = self._load().pop(canonical_name(name), None)
+        if values is not None:
+            return values[0] if len(values) == 1 else ",".join(values)
+        if default is _NO_DEFAULT:
+            raise KeyError(name)
+        return default
 
     def __setitem__(self, name: str, value: str) -> None:
         key = check_name(name)
@@ -307,6 +344,8 @@ def _text(name: str, value: str | bytes) -> str:
 
     Bytes are let through, though not promised: code of the lineage's Python 2 days sets them.
     """
+    if type(value) is str and value.isascii() and value.isprintable():
+        return value.strip(_WHITESPACE)
     if isinstance(value, bytes):
         value = value.decode("latin-1")
     if not isinstance(value, str):

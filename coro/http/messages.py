@@ -99,8 +99,8 @@ _NAMES = frozenset(RequestOptions.__annotations__)
 # Attributes of a request that was given no options.
 _PLAIN_ATTRIBUTES = 5
 # The lineage's take 0 for no limit, as they always have.
-_LIMITS_WITHOUT_ZERO = ("inactivity_timeout", "queue_timeout", "write_timeout")
-_NONE_IS_A_VALUE = frozenset({"connect_timeout", "request_timeout", *_LIMITS_WITHOUT_ZERO})
+_LIMITS_WITHOUT_ZERO = frozenset({"inactivity_timeout", "queue_timeout", "write_timeout"})
+_NONE_IS_A_VALUE = _LIMITS_WITHOUT_ZERO.union(("connect_timeout", "request_timeout"))
 
 
 # What a request can have as its body.
@@ -593,8 +593,8 @@ def check_options(options: Mapping[str, Any]) -> None:
     unknown = options.keys() - _NAMES
     if unknown:
         raise TypeError(_describe_unknown(unknown))
-    for name in _LIMITS_WITHOUT_ZERO:
-        if options.get(name, 1) is not None and not options.get(name, 1) > 0:
+    for name in options.keys() & _LIMITS_WITHOUT_ZERO:
+        if options[name] is not None and not options[name] > 0:
             raise ValueError(f"{name} is a number of seconds, or None, not {options[name]!r}")
 
 

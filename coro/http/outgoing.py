@@ -11,9 +11,10 @@ from functools import lru_cache
 from typing import Any
 
 from coro.http.bodies import in_pieces
-from coro.http.codec import encode_request, request_block
+from coro.http.codec import encode_fields, encode_request, request_block
 from coro.http.compression import supported_codings
 from coro.http.encode import check_trailer
+from coro.http.framing import OWN_FIELDS
 from coro.http.headers import check_value
 from coro.http.hop import Hop, identity
 from coro.http.messages import HTTPRequest
@@ -44,6 +45,9 @@ _CREDENTIAL_FIELDS = ("Authorization", "Cookie", "Proxy-Authorization")
 
 # Bytes of a body that leave together with the head.
 SENT_AT_ONCE = 64 * 1024
+
+# Fields of a request's own with which there is more to be done than to write them out.
+_CHANGING_FIELDS = OWN_FIELDS.union(("User-Agent", "Accept-Encoding", "Connection"))
 
 _ACCEPT_ENCODING = ", ".join(supported_codings())
 
@@ -135,7 +139,34 @@ def encode(
                 f"Body must {'not ' if expected else ''}be None for method {method} "
                 "(unless allow_nonstandard_methods is true)"
             )
+    if (
+        hop is None
+        and method in METHODS_WITHOUT_BODY
+        and body is None
+        and producer is None
+        and not request.trailers
+    ):
+        head = _usual_head(
+            method,
+            target.path,
+            target.authority,
+            options["user_agent"],
+            options["decompress_response"],
+        )
+        if not request.has_headers:
+            return Outgoing(method, head)
+        if not request.headers.has_any(_CHANGING_FIELDS):
+            return Outgoing(method, head[:-2] + encode_fields(request.headers.get_all()) + b"\r\n")
     return _encode_with_fields(request, target, options, hop)
+
+
+@lru_cache(4096)
+def _usual_head(
+    method: str, path: str, authority: str, user_agent: str | None, decompress: bool
+) -> bytes:
+    """Encode a head without fields of the request's own."""
+    coding = _ACCEPT_ENCODING if decompress else None
+    return encode_request(method, path, request_block(authority, user_agent, coding))
 
 
 @lru_cache(4096)
@@ -154,9 +185,9 @@ def encode_usual(
     target = parse(url)
     if target.username or method not in METHODS_WITHOUT_BODY:
         return None
-    block = request_block(target.authority, user_agent, _ACCEPT_ENCODING if decompress else None)
     key = connection_key(target, {"validate_cert": validate})
-    return target, key, Outgoing(method, encode_request(method, target.path, block))
+    head = _usual_head(method, target.path, target.authority, user_agent, decompress)
+    return target, key, Outgoing(method, head)
 
 
 def _encode_with_fields(
@@ -218,8 +249,8 @@ def _encode_with_fields(
         body=body if body and later else b"",
         expects=expects,
         trailers=request.trailers,
-        close=re.search(r"(?i)(?<![^\s,])close(?![^\s,])", fields.get("Connection", ""))
-        is not None,
+        close="Connection" in fields
+        and re.search(r"(?i)(?<![^\s,])close(?![^\s,])", fields["Connection"]) is not None,
     )
 
 
@@ -256,7 +287,8 @@ def redirected(request: HTTPRequest, code: int, url: str, same_origin: bool) -> 
     return following
 
 
-_TLS_OPTIONS = ("ssl_options", "validate_cert", "ca_certs", "client_key", "client_cert")
+# Besides ``validate_cert``, which every request has.
+_TLS_OPTIONS = ("ssl_options", "ca_certs", "client_key", "client_cert")
 
 
 # What connections are made with; given to ``connect`` under the same names.
@@ -279,8 +311,10 @@ def connection_key(target: Target, options: Mapping[str, Any], hop: Hop | None =
         source = (source, *(identity(options.get(name)) for name in CONNECT_OPTIONS))
     if target.scheme == "http":
         return target.origin if source is None else (target.origin, source)
+    if options.keys().isdisjoint(_TLS_OPTIONS):
+        return (target.origin, source, options["validate_cert"])
     tls = tuple(identity(options.get(name)) for name in _TLS_OPTIONS)
-    return (target.origin, source, tls)
+    return (target.origin, source, options["validate_cert"], tls)
 
 
 def tls_context(options: Mapping[str, Any]) -> ssl.SSLContext:

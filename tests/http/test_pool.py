@@ -35,6 +35,10 @@ class FakeStream:
         connection = self._connection()
         return connection is not None and connection.open and connection.clean
 
+    def closed(self) -> bool:
+        # Bytes that nobody asked for close it.
+        return not self.idle()
+
     def still_idle(self) -> bool:
         connection = self._connection()
         assert connection is not None
