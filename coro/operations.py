@@ -14,7 +14,7 @@ from coro.errors import UnsatisfiableReadError, format_address
 from coro.future import PENDING, Future
 from coro.net import SocketAddress
 
-__all__ = ["Opening", "Read", "Write"]
+__all__ = ["Opening", "Read", "Write", "no_callback"]
 
 # The states of a stream.
 CONNECTING, HANDSHAKING, OPEN, CLOSED = range(4)
@@ -200,3 +200,12 @@ class Opening(Future[Any]):
         if stream._state == CONNECTING and self.address is not None:
             return f"connect fd {stream._fd} to {format_address(self.address)}"
         return f"TLS handshake on {stream._where()}"
+
+
+def no_callback(instead: str) -> TypeError:
+    """Return the error for who hands a callback to what once took one: it shows the line to write.
+
+    Arguments:
+        instead: that line.
+    """
+    return TypeError(f"it takes no callback, but returns a future; write: {instead}")

@@ -22,7 +22,12 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from coro.buffer import Bytes
-from coro.errors import format_address
+from coro.errors import (
+    StreamBufferFullError,
+    StreamClosedError,
+    UnsatisfiableReadError,
+    format_address,
+)
 from coro.future import PENDING, Future
 from coro.net import (
     READ,
@@ -33,7 +38,7 @@ from coro.net import (
     set_nodelay,
     socket_error,
 )
-from coro.operations import CLOSED, CONNECTING, HANDSHAKING, OPEN, Opening, Read
+from coro.operations import CLOSED, CONNECTING, HANDSHAKING, OPEN, Opening, Read, no_callback
 from coro.tls import (
     TLSOptions,
     TLSPump,
@@ -45,7 +50,15 @@ from coro.tls import (
 )
 from coro.transfer import ENDED, ENDING, WRITE_BUDGET, BaseIOStream
 
-__all__ = ["BaseIOStream", "IOStream", "PipeIOStream", "SSLIOStream"]
+__all__ = [
+    "BaseIOStream",
+    "IOStream",
+    "PipeIOStream",
+    "SSLIOStream",
+    "StreamBufferFullError",
+    "StreamClosedError",
+    "UnsatisfiableReadError",
+]
 
 _log = logging.getLogger("coro.general")
 
@@ -80,7 +93,9 @@ class IOStream(BaseIOStream):
 
     # --- opening ---------------------------------------------------------------------------
 
-    def connect(self, address: SocketAddress, server_hostname: str | None = None) -> Future[Any]:
+    def connect(
+        self, address: SocketAddress, server_hostname: str | None = None, callback: None = None
+    ) -> Future[Any]:
         """Connect to a socket address; return a future of the stream itself.
 
         Writes may begin at once; they are sent when the connection stands. Cancelling the future
@@ -89,9 +104,12 @@ class IOStream(BaseIOStream):
         Arguments:
             address: as the socket's family has it: ``(ip, port)``, a path for unix sockets.
             server_hostname: for TLS, the name that the peer must prove.
+            callback: None.
         Raises:
             StreamClosedError: (in the future) the connection failed; ``real_error`` tells why.
         """
+        if callback is not None or callable(server_hostname):
+            raise no_callback("yield stream.connect(address)")
         future = self._opening = Opening(self, address)
         self._state = CONNECTING
         try:
@@ -328,10 +346,12 @@ class SSLIOStream(IOStream):
 
     # --- opening ---------------------------------------------------------------------------
 
-    def connect(self, address: SocketAddress, server_hostname: str | None = None) -> Future[Any]:
+    def connect(
+        self, address: SocketAddress, server_hostname: str | None = None, callback: None = None
+    ) -> Future[Any]:
         """Connect and shake hands; see ``IOStream.connect``."""
         self._server_hostname = server_hostname
-        return super().connect(address)
+        return super().connect(address, server_hostname, callback)
 
     def wait_for_handshake(self) -> Future[SSLIOStream]:
         """Return a future of the stream that is done once the handshake is.

@@ -65,6 +65,7 @@ from coro.operations import (
     Opening,
     Read,
     Write,
+    no_callback,
 )
 
 __all__ = ["BaseIOStream"]
@@ -335,18 +336,25 @@ class BaseIOStream:
 
     # --- reading ---------------------------------------------------------------------------
 
-    def read_bytes(self, num_bytes: int, partial: bool = False) -> Future[bytes]:
+    # Old code hands a ``callback`` to these: it is told what to write instead.
+
+    def read_bytes(
+        self, num_bytes: int, partial: bool = False, callback: None = None
+    ) -> Future[bytes]:
         """Read ``num_bytes`` bytes.
 
         Arguments:
             num_bytes: how many.
             partial: be content with fewer, at least one.
+            callback: None.
         Raises:
             StreamClosedError: the stream is closed and the buffer does not suffice.
             ValueError: ``num_bytes`` is negative.
         """
         if not isinstance(num_bytes, int):
             raise TypeError(f"num_bytes is an int, not {num_bytes!r}")
+        if callback is not None or (partial is not False and callable(partial)):
+            raise no_callback("data = yield stream.read_bytes(num_bytes)")
         read: Any = Read()
         # ``set_up`` spelt out.
         read._loop = self.io_loop
@@ -405,21 +413,28 @@ class BaseIOStream:
             read.target.release()
             raise
 
-    def read_until(self, delimiter: bytes, max_bytes: int | None = None) -> Future[bytes]:
+    def read_until(
+        self, delimiter: bytes, max_bytes: int | None = None, callback: None = None
+    ) -> Future[bytes]:
         """Read up to and including a delimiter.
 
         Arguments:
             delimiter: the bytes to look for.
             max_bytes: close the stream if the delimiter does not end within that many bytes.
+            callback: None.
         """
         if not isinstance(delimiter, bytes):
             raise TypeError(f"a delimiter is bytes, not {delimiter!r}")
+        if callback is not None or callable(max_bytes):
+            raise no_callback("data = yield stream.read_until(delimiter)")
         read = Read().set_up(self, DELIMITER, -1)
         read.pattern = delimiter
         read.limit = max_bytes
         return self._begin(read)
 
-    def read_until_regex(self, regex: bytes, max_bytes: int | None = None) -> Future[bytes]:
+    def read_until_regex(
+        self, regex: bytes, max_bytes: int | None = None, callback: None = None
+    ) -> Future[bytes]:
         """Read up to and including the first match of a regular expression.
 
         What has come is searched from its beginning whenever more comes, so ``max_bytes`` also
@@ -428,7 +443,10 @@ class BaseIOStream:
         Arguments:
             regex: the expression.
             max_bytes: close the stream if the match does not end within that many bytes.
+            callback: None.
         """
+        if callback is not None or callable(max_bytes):
+            raise no_callback("data = yield stream.read_until_regex(regex)")
         pattern = re.compile(regex)
         if not isinstance(pattern.pattern, bytes):
             raise TypeError(f"an expression is bytes, not {regex!r}")
@@ -437,8 +455,10 @@ class BaseIOStream:
         read.limit = max_bytes
         return self._begin(read)
 
-    def read_until_close(self) -> Future[bytes]:
+    def read_until_close(self, callback: None = None) -> Future[bytes]:
         """Read all that comes until the peer closes, or resets, the connection."""
+        if callback is not None:
+            raise no_callback("data = yield stream.read_until_close()")
         return self._begin(Read().set_up(self, UNTIL_CLOSE, -1))
 
     def _begin(self, read: Read) -> Future[Any]:
@@ -559,7 +579,7 @@ class BaseIOStream:
 
     # --- writing ---------------------------------------------------------------------------
 
-    def write(self, data: Bytes) -> Future[None]:
+    def write(self, data: Bytes, callback: None = None) -> Future[None]:
         """Send bytes; return a future that is done when the last of them was handed to the system.
 
         Nothing is copied. With a ``write_low_water``, the future of bytes is done that much earlier
@@ -569,6 +589,7 @@ class BaseIOStream:
         Arguments:
             data: bytes, a bytearray or a memoryview. Until the future is done, a bytearray cannot
                 be resized, and should not be changed.
+            callback: None.
         Raises:
             StreamClosedError: the stream is closed, or ``send_eof`` was called.
             StreamBufferFullError: more than ``max_write_buffer_size`` bytes would wait; nothing of
@@ -580,6 +601,7 @@ class BaseIOStream:
             and self._state == OPEN
             and not self._queue.size
             and not self._soon
+            and callback is None
         ):
             try:
                 sent = self._send(data)
@@ -592,6 +614,8 @@ class BaseIOStream:
                     return failed
                 sent = 0
             return self._enqueue(memoryview(data)[sent:], self.write_low_water)
+        if callback is not None:
+            raise no_callback("yield stream.write(data)")
         return self._write_in_turn(data)
 
     def _write_in_turn(self, data: Bytes) -> Future[None]:

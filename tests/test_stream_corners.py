@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import coro.stream
 from coro.errors import StreamBufferFullError, StreamClosedError, UnsatisfiableReadError
 from coro.gen import coroutine
 from coro.loop import IOLoop
@@ -851,3 +852,42 @@ def test_what_comes_in_the_turn_of_a_cancellation_is_the_next_readers(
             assert (yield following or here.read_bytes(3)) == b"abc"
 
     run(loop, main)
+
+
+CALLED_BACK: list[tuple[str, tuple[Any, ...]]] = [
+    ("read_bytes", (3,)),
+    ("read_until", (b"x",)),
+    ("read_until_regex", (b"x",)),
+    ("read_until_close", ()),
+    ("write", (b"x",)),
+    ("connect", (("127.0.0.1", 9),)),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments"), CALLED_BACK)
+@pytest.mark.parametrize("named", [False, True])
+def test_who_hands_over_a_callback_is_shown_the_yield(
+    make: Callable[..., Pair], name: str, arguments: tuple[Any, ...], named: bool
+) -> None:
+    stream, peer = make()
+    method: Any = getattr(stream, name)
+    with pytest.raises(TypeError, match=rf"write: .*yield stream\.{name}\("):
+        if named:
+            method(*arguments, callback=print)
+        else:
+            method(*arguments, print)
+    # Nothing was begun.
+    assert not stream.reading()
+    assert not stream.writing()
+    peer.write(b"abc")
+    assert run_read(stream) == b"abc"
+
+
+def run_read(stream: IOStream) -> Any:
+    return stream.io_loop.run_sync(lambda: stream.read_bytes(3))
+
+
+def test_the_errors_are_named_beside_the_streams() -> None:
+    names = {"StreamBufferFullError", "StreamClosedError", "UnsatisfiableReadError"}
+    assert names < set(coro.stream.__all__)
+    assert coro.stream.StreamClosedError is StreamClosedError

@@ -139,6 +139,8 @@ class AsyncHTTPClient:
     def __new__(cls, force_instance: bool = False, **settings: Any) -> Self:
         """Return the loop's client, or make one."""
         loop = IOLoop.current()
+        if force_instance and force_instance is not True:
+            raise TypeError(f"force_instance is True or False, not {force_instance!r}")
         if not force_instance:
             shared = AsyncHTTPClient._instances.get(loop)
             if shared is not None:

@@ -485,6 +485,11 @@ def test_statistics_by_origin_are_those_of_the_last_ones(
     client.close()
 
 
+def test_a_loop_is_no_argument(loop: IOLoop) -> None:
+    with pytest.raises(TypeError, match="force_instance is True or False, not <IOLoop"):
+        AsyncHTTPClient(loop)  # type: ignore[arg-type]
+
+
 def test_hosts_that_a_client_finds_elsewhere(loop: IOLoop, answering: Any) -> None:
     server = answering(response(b"x"))
     client = AsyncHTTPClient(
