@@ -48,8 +48,8 @@ format: $(TEST)/.made  ## Bring all files into ruff's format
 	@$(TEST)/bin/python -m ruff format .
 	@$(TEST)/bin/python -m ruff check --fix .
 
-bench: $(BENCH)/.made  ## Measure coro beside its floors and its peers (some minutes)
-	@$(BENCH)/bin/python -m benchmarks
+bench: $(BENCH)/.made  ## Measure coro beside its floors and its peers, for docs/benchmarks/ (20 minutes)
+	@$(BENCH)/bin/python -m benchmarks --output docs/benchmarks/$(VERSION)
 
 profile: $(BENCH)/.made  ## A flame graph of CASE=name of `make bench` (BY=callgrind: instructions)
 	@$(BENCH)/bin/python -m benchmarks.profile $(CASE) \

@@ -9,10 +9,12 @@ columns to trust are the ratios.
 ``trial``      the measured process: how long to work, and the one line it prints
 ``processes``  the measuring process: starts, pins and ends the measured ones
 ``rounds``     interleaved rounds
-``report``     tables and JSON
+``report``     records for JSON, and tables of them
+``pages``      figures, tables and charts as files
 ``profile``    one subject of a case under a profiler; ``profiled`` is what runs in its place
 ``machine``    versions and hardware, printed with every run
 ``memory``     what memory processes have in use
 ``hosts``      asyncio or uvloop, by name
-``switching``, ``echo``, ``fetch``, ``server``   the suites: one small module for each subject
+``switching``, ``echo``, ``fetch``, ``server``, ``footprint``, ``scaling``   the suites: one small
+module for each subject
 """

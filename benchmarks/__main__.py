@@ -1,19 +1,27 @@
-"""The command: ``python -m benchmarks [--only NAME] [--rounds N] [--json FILE] [--quick]``."""
+"""The command: ``python -m benchmarks [--only NAME] [--rounds N] [--output DIR] [--quick]``."""
 
-import json
 import signal
 import sys
+import time
+from datetime import date
+from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Console
 
-from . import echo, fetch, machine, report, server, switching
+from . import echo, fetch, footprint, machine, pages, report, scaling, server, switching
 from .processes import OTHER_CORE, SUBJECT_CORE
 from .rounds import run_case
 
-SUITES = (switching.SUITE, echo.SUITE, fetch.SUITE, server.SUITE)
+SUITES = (
+    switching.SUITE,
+    echo.SUITE,
+    fetch.SUITE,
+    server.SUITE,
+    footprint.SUITE,
+    scaling.SUITE,
+)
 NAMES = list(
     dict.fromkeys(name for suite in SUITES for name in (suite.name, *(c.name for c in suite.cases)))
 )
@@ -40,14 +48,13 @@ LONGEST_PROBLEM = 300
     help="Measured time of one subject in one round.",
 )
 @click.option(
-    "--json",
-    "json_file",
-    type=click.Path(dir_okay=False, writable=True, path_type=Path),
-    help="Write all figures to this file as well.",
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write figures (JSON), tables and charts to this directory as well.",
 )
 @click.option("--quick", is_flag=True, help="One short round: shows that all runs, proves nothing.")
 def main(
-    only: tuple[str, ...], rounds: int, seconds: float, json_file: Path | None, quick: bool
+    only: tuple[str, ...], rounds: int, seconds: float, output: Path | None, quick: bool
 ) -> None:
     """Measure coro beside its floors and peers, and print the ratios."""
     if quick:
@@ -58,22 +65,32 @@ def main(
     console.print(", ".join(f"{name} {value}" for name, value in facts.items()), highlight=False)
     if SUBJECT_CORE == OTHER_CORE:
         console.print("[yellow]One core only: both ends of each connection share it.")
-    records, failed = [], False
+    records: list[report.Record] = []
+    began = time.monotonic()
     for suite in SUITES:
-        for case in suite.cases:
-            if not only or suite.name in only or case.name in only:
-                with console.status("", refresh_per_second=1) as status:
-                    rows = run_case(suite, case, rounds, seconds, status.update)
-                console.print(report.table(case, rows))
-                for problem in report.problems(rows):
-                    console.print(problem[:LONGEST_PROBLEM], markup=False, highlight=False)
-                records.append(report.record(case, rows))
-                failed = failed or any(row.failed for row in rows)
+        for name, cases in groupby(suite.cases, lambda case: case.name):
+            if only and suite.name not in only and name not in only:
+                continue
+            points = []
+            with console.status("", refresh_per_second=1) as status:
+                for case in cases:
+                    times = min(rounds, suite.rounds or rounds)
+                    rows = run_case(suite, case, times, seconds, status.update)
+                    points.append({"suite": suite.name, **report.record(case, rows)})
+            for grid in report.grids(points):
+                console.print(report.on_terminal(grid))
+            for problem in report.problems(points):
+                console.print(problem[:LONGEST_PROBLEM], markup=False, highlight=False)
+            records += points
     console.print(report.LEGEND, highlight=False)
-    if json_file is not None:
-        document: dict[str, Any] = {"machine": facts, "rounds": rounds, "cases": records}
-        json_file.write_text(json.dumps(document, indent=2) + "\n")
-    if failed:
+    if output is not None:
+        taken = {
+            "date": date.today().isoformat(),
+            "minutes": round((time.monotonic() - began) / 60),
+        }
+        pages.write(output, {**taken, "rounds": rounds, "machine": facts, "cases": records})
+        console.print(f"written to {output}", highlight=False)
+    if any(row.get("failed") for case in records for row in case["rows"]):
         sys.exit(1)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
-Unit = Literal["us/op", "messages/s", "requests/s", "connections/s", "MB/s", "bytes"]
+Unit = Literal["us/op", "messages/s", "requests/s", "connections/s", "MB/s", "bytes", "ms"]
 """What a case's figures are shown in: a time, a speed, or the memory that one operation keeps."""
 
 
@@ -33,6 +33,9 @@ class Case:
     title: str
     unit: Unit
     subjects: Sequence[Subject]
+    at: int | None = None
+    """How many there are (connections, timers), where the case is one point of a curve: the cases
+    of one curve have one name."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ class Suite:
     name: str
     cases: Sequence[Case]
     prepare: Callable[[Case, float], AbstractContextManager[Measure]]
+    rounds: int | None = None
+    """The most rounds that it takes part in, where it has many cases."""
 
 
 @dataclass

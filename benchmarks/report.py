@@ -1,99 +1,58 @@
-"""The results as a table for people and as JSON for later."""
+"""The results: as records for JSON, and from these as tables, on a terminal or a page."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple, TypeAlias
 
 from rich.table import Table
 
 from .model import Case, Row, Unit, ratio
+
+Record: TypeAlias = dict[str, Any]
+"""One case with all its rounds, as JSON has it."""
 
 LEGEND = """\
 spread: slowest minus fastest round, as a share of the median; where it is large, something
 else ran on the machine, and the CPU columns tell more; CPU us: CPU time of one operation;
 coro's speed: operations that coro does while the row's subject does one, and the least wanted;
 coro's CPU: CPU time that coro takes where the subject takes 1; of memory: bytes that the process
-grew by for each, coro holds: how many it has in the memory of one of the row's subject"""
+grew by for each, coro holds: how many it has in the memory of one of the row's subject; of curves:
+most / least: cost of an operation where it is the highest, over that where it is the lowest"""
 
-PLAIN: frozenset[Unit] = frozenset({"us/op", "bytes"})
+PLAIN: frozenset[Unit] = frozenset({"us/op", "bytes", "ms"})
 """Units that count what one operation costs; the others count operations in a second."""
 
-
-def table(case: Case, rows: list[Row]) -> Table:
-    """One case: a row for each subject, and how coro compares with it (see ``LEGEND``)."""
-    result = Table(title=f"{case.name}: {case.title}", title_justify="left", title_style="bold")
-    result.add_column("subject", no_wrap=True)
-    columns = [case.unit, "spread", "CPU us", "coro's speed", "wanted", "coro's CPU"]
-    if case.unit == "bytes":
-        columns = [case.unit, "spread", "coro holds", "wanted"]
-    for header in columns:
-        result.add_column(header, justify="right", no_wrap=True)
-    coro = _coro(rows)
-    for row in rows:
-        result.add_row(*_cells(case.unit, row, coro), style="bold" if row is coro else None)
-    return result
+FACTORS: dict[Unit, float] = {"us/op": 1e6, "ms": 1e3}
+"""How many of a unit are a second."""
 
 
-def problems(rows: list[Row]) -> list[str]:
-    """Why rows have no figures: a line for each reason."""
-    names: dict[str, list[str]] = {}
-    for row in rows:
-        if row.problem is not None:
-            names.setdefault(row.problem, []).append(row.subject.name)
-    return [f"{', '.join(named)}: {problem}" for problem, named in names.items()]
+class Grid(NamedTuple):
+    """A table before it is drawn; in its cells, marks that were missed end with ``MISSED``."""
+
+    title: str
+    headers: list[str]
+    rows: list[list[str]]
 
 
-def record(case: Case, rows: list[Row]) -> dict[str, Any]:
+MISSED = " missed"
+
+
+def record(case: Case, rows: list[Row]) -> Record:
     """One case with all its rounds, ready for ``json.dump``."""
-    return {
-        "case": case.name,
-        "title": case.title,
-        "unit": case.unit,
-        "rows": [_record_row(case.unit, row, _coro(rows)) for row in rows],
-    }
+    facts: Record = {"case": case.name, "title": case.title, "unit": case.unit}
+    if case.at is not None:
+        facts["at"] = case.at
+    coro = next((row for row in rows if row.subject.name == "coro" and not row.problem), None)
+    return {**facts, "rows": [_record_row(case.unit, row, coro) for row in rows]}
 
 
-def _coro(rows: list[Row]) -> Row | None:
-    return next((row for row in rows if row.subject.name == "coro" and not row.problem), None)
-
-
-def _value(unit: Unit, row: Row) -> float:
-    if unit in PLAIN:
-        return row.cost * (1e6 if unit == "us/op" else 1)
-    return 1 / row.cost
-
-
-def _cells(unit: Unit, row: Row, coro: Row | None) -> list[str]:
-    if row.problem is not None:
-        return [row.subject.name, "[red]failed" if row.failed else "[yellow]skipped"]
-    value = _value(unit, row)
-    times = [] if unit == "bytes" else [f"{row.cpu * 1e6:.2f}"]
-    cells = [
-        row.subject.name,
-        f"{value:,.{2 if unit == 'us/op' else 0}f}",
-        f"{row.spread:.0%}" if len(row.rounds) > 1 else "",
-        *times,
-    ]
-    most, wanted = row.subject.most, row.subject.wanted
-    verdict = "" if most is None else _verdict(value <= most, f"≤ {most:,.0f}")
-    if coro is None or coro is row:
-        return [*cells, "", verdict]
-    speed = ratio(row.costs, coro.costs)
-    if wanted is not None:
-        verdict = _verdict(speed >= wanted, f"≥ {wanted:.2f} x")
-    if times:
-        times = [f"{ratio(coro.cpus, row.cpus):.2f} x"]
-    return [*cells, f"{speed:.2f} x", verdict, *times]
-
-
-def _verdict(reached: bool, mark: str) -> str:
-    return f"[{'green' if reached else 'red'}]{mark}"
-
-
-def _record_row(unit: Unit, row: Row, coro: Row | None) -> dict[str, Any]:
-    facts: dict[str, Any] = {"subject": row.subject.name}
+def _record_row(unit: Unit, row: Row, coro: Row | None) -> Record:
+    facts: Record = {"subject": row.subject.name}
     if row.problem is not None:
         return {**facts, "problem": row.problem, "failed": row.failed}
-    facts |= {"value": _value(unit, row), "spread": row.spread}
+    value = row.cost * FACTORS.get(unit, 1) if unit in PLAIN else 1 / row.cost
+    facts |= {"value": value, "spread": row.spread}
     if unit != "bytes":
         facts["cpu_us"] = row.cpu * 1e6
     if coro is not None:
@@ -101,6 +60,115 @@ def _record_row(unit: Unit, row: Row, coro: Row | None) -> dict[str, Any]:
         if unit != "bytes":
             facts["coro_cpu"] = ratio(coro.cpus, row.cpus)
     for mark in ("wanted", "most"):
-        if (value := getattr(row.subject, mark)) is not None:
-            facts[mark] = value
+        if (limit := getattr(row.subject, mark)) is not None:
+            facts[mark] = limit
     return {**facts, "rounds": [asdict(round) for round in row.rounds]}
+
+
+def grids(records: Iterable[Record]) -> Iterator[Grid]:
+    """Tables of cases; those of one curve make one together."""
+    for _, group in groupby(records, lambda each: each["case"]):
+        points = list(group)
+        yield _curve(points) if "at" in points[0] else _grid(points[0])
+
+
+def _grid(case: Record) -> Grid:
+    columns = [case["unit"], "spread", "CPU us", "coro's speed", "wanted", "coro's CPU"]
+    if case["unit"] == "bytes":
+        columns = [case["unit"], "spread", "coro holds", "wanted"]
+    rows = [_cells(case["unit"], row) for row in case["rows"]]
+    return Grid(f"{case['case']}: {case['title']}", ["subject", *columns], rows)
+
+
+def _cells(unit: Unit, row: Record) -> list[str]:
+    name = row["subject"]
+    if "problem" in row:
+        return [name, "failed" if row["failed"] else "skipped"]
+    cells = [name, _number(unit, row["value"])]
+    cells.append(f"{row['spread']:.0%}" if len(row["rounds"]) > 1 else "")
+    if unit != "bytes":
+        cells.append(f"{row['cpu_us']:.2f}")
+    compared = name != "coro" and "coro_speed" in row
+    cells.append(f"{row['coro_speed']:.2f} x" if compared else "")
+    cells.append(_verdict(row, compared))
+    if compared and unit != "bytes":
+        cells.append(f"{row['coro_cpu']:.2f} x")
+    return cells
+
+
+def _verdict(row: Record, compared: bool) -> str:
+    if compared and "wanted" in row:
+        missed = row["coro_speed"] < row["wanted"]
+        return f"≥ {row['wanted']:.2f} x" + MISSED * missed
+    if "most" in row:
+        return f"≤ {row['most']:,.0f}" + MISSED * (row["value"] > row["most"])
+    return ""
+
+
+def _number(unit: Unit, value: float) -> str:
+    return f"{value:,.{2 if unit in FACTORS else 0}f}"
+
+
+def _curve(points: list[Record]) -> Grid:
+    """A row for each subject, a column for each point; where one figure is to be the same
+    everywhere, also how much it differs."""
+    unit = points[0]["unit"]
+    headers = ["subject", *(f"{point['at']:,}" for point in points)]
+    if unit in PLAIN:
+        headers.append("most / least")
+    rows = []
+    for across in zip(*(point["rows"] for point in points), strict=True):
+        values = [on_curve(unit, row) for row in across]
+        shown = ["failed" if value is None else _number(unit, value) for value in values]
+        known = [value for value in values if value is not None]
+        if unit in PLAIN:
+            shown.append(f"{max(known) / min(known):.2f}" if known else "")
+        rows.append([across[0]["subject"], *shown])
+    what = f"CPU {unit}" if unit in PLAIN else unit
+    return Grid(f"{points[0]['case']}: {points[0]['title']}, {what}", headers, rows)
+
+
+def on_curve(unit: Unit, row: Record) -> float | None:
+    """What a curve shows of a row: CPU time, which no other end of a connection is part of."""
+    if "problem" in row:
+        return None
+    return float(row["cpu_us"] if unit in PLAIN else row["value"])
+
+
+def problems(records: Iterable[Record]) -> list[str]:
+    """Why rows have no figures: a line for each reason."""
+    names: dict[str, list[str]] = {}
+    for case in records:
+        for row in case["rows"]:
+            if "problem" in row:
+                named = names.setdefault(row["problem"], [])
+                if row["subject"] not in named:
+                    named.append(row["subject"])
+    return [f"{', '.join(named)}: {problem}" for problem, named in names.items()]
+
+
+def on_terminal(grid: Grid) -> Table:
+    """A table in colours."""
+    result = Table(title=grid.title, title_justify="left", title_style="bold")
+    for number, header in enumerate(grid.headers):
+        result.add_column(header, justify="right" if number else "left", no_wrap=True)
+    for row in grid.rows:
+        cells = [f"[red]{cell}" if cell.endswith((MISSED, "failed")) else cell for cell in row]
+        result.add_row(*cells, style="bold" if row[0] == "coro" else None)
+    return result
+
+
+def on_page(grid: Grid) -> str:
+    """A table in Markdown, under a heading."""
+    lines = [f"### {grid.title}", "", _line(grid.headers)]
+    lines.append("|---" + "|---:" * (len(grid.headers) - 1) + "|")
+    for row in grid.rows:
+        cells = [f"**{cell}**" if cell.endswith((MISSED, "failed")) else cell for cell in row]
+        if cells[0] == "coro":
+            cells[0] = "**coro**"
+        lines.append(_line(cells + [""] * (len(grid.headers) - len(cells))))
+    return "\n".join([*lines, ""])
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

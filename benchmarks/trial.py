@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 
 FIRST_COUNT = 100
-"""The first piece of work; all counts are multiples of it, so that work divides evenly."""
+"""The first piece of work, as a rule; all are multiples of it, so that work divides evenly."""
 
 ENOUGH = 0.2
 """A piece that took this share of the wanted time is long enough to predict the last one from."""
@@ -34,15 +34,28 @@ class Trial:
     printed as one JSON line.
     """
 
-    def __init__(self, seconds: float, cpu_clock: Callable[[], float] = time.process_time) -> None:
-        """Plan for a measured piece of ``seconds``; ``cpu_clock`` says whose CPU time counts."""
+    def __init__(
+        self,
+        seconds: float,
+        cpu_clock: Callable[[], float] = time.process_time,
+        *,
+        unit: int = FIRST_COUNT,
+    ) -> None:
+        """Plan for a measured piece of ``seconds``.
+
+        Arguments:
+            seconds: how long.
+            cpu_clock: says whose CPU time counts.
+            unit: the first count; all are multiples of it.
+        """
         signal.alarm(LONGEST + 10)  # nobody waits any more: this process was left behind
         self.seconds = seconds
         self.cpu_clock = cpu_clock
+        self.unit = unit
 
     def __iter__(self) -> Iterator[int]:
         """Give each count, for the loop's body to do."""
-        count = FIRST_COUNT
+        count = unit = self.unit
         fixed = os.environ.get(FIXED)
         last = False
         while True:
@@ -56,5 +69,5 @@ class Trial:
                 continue
             last = wall >= self.seconds * ENOUGH
             wanted = self.seconds / wall if last else min(10.0, 0.5 * self.seconds / wall)
-            count = max(1, round(count * max(wanted, 1.0) / FIRST_COUNT)) * FIRST_COUNT
+            count = max(1, round(count * max(wanted, 1.0) / unit)) * unit
         print(json.dumps({"operations": count, "wall": wall, "cpu": cpu}), flush=True)

@@ -6,6 +6,8 @@ import ssl
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 
+from ..memory import raise_limit
+
 CHUNK = 65536
 """Bytes that a server asks for in one read, where it may choose."""
 
@@ -22,6 +24,7 @@ def main(serve: Callable[[socket.socket, Namespace], object], loops: Sequence[st
         parser.add_argument("--loop", choices=loops, default=loops[0])
     options = parser.parse_args()
     signal.alarm(options.life)
+    raise_limit()
     listener = socket.create_server(("127.0.0.1", 0), backlog=128)
     listener.setblocking(False)
     print(listener.getsockname()[1], flush=True)

@@ -7,7 +7,7 @@ whole body of the request; plain, and with a certificate over TLS.
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -66,10 +66,11 @@ http {{
 
 
 @contextmanager
-def running_nginx(pem: str | None = None) -> Iterator[str]:
+def running_nginx(pem: str | None = None, sizes: Sequence[int] = ()) -> Iterator[str]:
     """Serve from the other core; gives the URL, without a path.
 
-    With ``pem``, a file with key and certificate, it is that over TLS.
+    With ``pem``, a file with key and certificate, it is that over TLS. For each of ``sizes`` there
+    is a file of so many bytes, as in ``/1024.bin``.
     """
     path = nginx_path()
     if path is None:
@@ -79,8 +80,9 @@ def running_nginx(pem: str | None = None) -> Iterator[str]:
         directory.chmod(0o755)  # nginx's worker gives up root
         (directory / "root").mkdir()
         (directory / "root" / "1k.txt").write_bytes(BODY)
-        with (directory / "root" / "huge.bin").open("wb") as file:
-            file.truncate(HUGE)
+        for size, file_name in ((HUGE, "huge.bin"), *((size, f"{size}.bin") for size in sizes)):
+            with (directory / "root" / file_name).open("wb") as file:
+                file.truncate(size)
         configuration = directory / "nginx.conf"
         tls = ""
         if pem is not None:

@@ -16,7 +16,7 @@ async def worker(session: aiohttp.ClientSession, options: Namespace, count: int)
     method = "GET" if sent is None else "POST"
     for _ in range(count):
         async with session.request(method, options.url, data=sent, ssl=False) as response:
-            check(response.status, await response.read())
+            check(response.status, await response.read(), options.size)
 
 
 async def stream(session: aiohttp.ClientSession, options: Namespace) -> None:
@@ -35,7 +35,7 @@ async def measure(options: Namespace) -> None:
         if options.stream:
             await stream(session, options)
             return
-        for count in Trial(options.seconds):
+        for count in Trial(options.seconds, unit=options.workers):
             share = count // options.workers
             await asyncio.gather(*(worker(session, options, share) for _ in range(options.workers)))
 

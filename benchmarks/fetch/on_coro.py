@@ -9,20 +9,23 @@ from coro.http import AsyncHTTPClient
 
 from ..hosts import LOOPS, runner
 from ..trial import Trial
+from .nginx import BODY
 from .subject import body, check, check_length, megabytes, parser
 
 Coroutine = Generator[Any, Any, Any]
 
 
 @coroutine
-def worker(client: AsyncHTTPClient, url: str, sent: bytes | None, count: int) -> Coroutine:
+def worker(
+    client: AsyncHTTPClient, url: str, sent: bytes | None, count: int, size: int = len(BODY)
+) -> Coroutine:
     """Fetch ``count`` times, one after another."""
     options: dict[str, Any] = {} if sent is None else {"method": "POST", "body": sent}
     if url.startswith("https"):
         options["validate_cert"] = False
     for _ in range(count):
         response = yield client.fetch(url, **options)
-        check(response.code, response.body)
+        check(response.code, response.body, size)
 
 
 @coroutine
@@ -38,9 +41,10 @@ def measure(options: Namespace) -> Coroutine:
             check_length(received, length)
     else:
         sent = body(options)
-        for count in Trial(options.seconds):
+        url, size = options.url, options.size
+        for count in Trial(options.seconds, unit=options.workers):
             share = count // options.workers
-            yield [worker(client, options.url, sent, share) for _ in range(options.workers)]
+            yield [worker(client, url, sent, share, size) for _ in range(options.workers)]
     client.close()
 
 

@@ -28,8 +28,8 @@ def main() -> None:
     if options.stream:
         stream(handles[0], options)
         return
-    for count in Trial(options.seconds):
-        fetch(multi, handles, count)
+    for count in Trial(options.seconds, unit=options.workers):
+        fetch(multi, handles, count, options.size)
 
 
 def stream(handle: pycurl.Curl, options: Namespace) -> None:
@@ -48,7 +48,7 @@ def stream(handle: pycurl.Curl, options: Namespace) -> None:
         check_length(received, length)
 
 
-def fetch(multi: pycurl.CurlMulti, handles: list[pycurl.Curl], count: int) -> None:
+def fetch(multi: pycurl.CurlMulti, handles: list[pycurl.Curl], count: int, size: int) -> None:
     """GET ``count`` times, at most one at a time on each handle."""
     bodies: dict[pycurl.Curl, BytesIO] = {}
 
@@ -68,7 +68,7 @@ def fetch(multi: pycurl.CurlMulti, handles: list[pycurl.Curl], count: int) -> No
             for _, code, message in failures:
                 raise ConnectionError(f"libcurl error {code}: {message}")
             for handle in done:
-                check(handle.getinfo(pycurl.RESPONSE_CODE), bodies[handle].getvalue())
+                check(handle.getinfo(pycurl.RESPONSE_CODE), bodies[handle].getvalue(), size)
                 multi.remove_handle(handle)
                 count -= 1
                 if unstarted:

@@ -21,6 +21,7 @@ def parser() -> ArgumentParser:
     result.add_argument("url")
     result.add_argument("--workers", type=int, default=50)
     result.add_argument("--seconds", type=float, default=0.5)
+    result.add_argument("--size", type=int, default=len(BODY), help="bytes that a response has")
     result.add_argument("--post", type=int, help="POST a body of so many bytes")
     result.add_argument(
         "--stream", action="store_true", help="read one body piece by piece; count its megabytes"
@@ -33,9 +34,9 @@ def body(options: Namespace) -> bytes | None:
     return None if options.post is None else b"x" * options.post
 
 
-def check(status: int, content: bytes) -> None:
+def check(status: int, content: bytes, size: int = len(BODY)) -> None:
     """Raise if this is not the response that was asked for."""
-    if status != 200 or len(content) != len(BODY):
+    if status != 200 or len(content) != size:
         raise ValueError(f"unexpected response: status {status}, {len(content)} bytes")
 
 
