@@ -4,23 +4,25 @@
     curl --proxy http://127.0.0.1:3128 https://example.org/
 
 A client asks for a tunnel to a host and a port; the proxy connects, and passes bytes on in both
-directions until both have ended, or nothing moved for a while. It connects to the ports that it is
-told to, to addresses that are not private unless it is told to, and has so many tunnels at a time.
+directions until both have ended, or nothing moved in either for a while. It connects to the ports
+that it is told to, to addresses that are not private unless it is told to, and has so many tunnels
+at a time.
 """
 
 import argparse
 import logging
 import signal
+import socket
 from collections.abc import Generator
 from ipaddress import ip_address
 from typing import Any
 
 from coro import IOLoop, coroutine, run
-from coro.errors import StreamClosedError, TimeoutError
-from coro.gen import timeout
+from coro.errors import ResolveError, StreamClosedError, TimeoutError
+from coro.gen import sleep, timeout
 from coro.http import HTTPServer, HTTPServerRequest, Response
 from coro.locks import Event
-from coro.resolver import ThreadedResolver
+from coro.resolver import Addresses, Resolver, ThreadedResolver
 from coro.stream import IOStream
 from coro.tcp import connect
 
@@ -28,6 +30,24 @@ log = logging.getLogger("proxy")
 
 GRACE = 5.0
 """Seconds that tunnels have when the proxy stops."""
+
+
+class Known(Resolver):
+    """Answers with addresses that were looked up, and looked at, before."""
+
+    def __init__(self, addresses: Addresses) -> None:
+        self._addresses = addresses
+
+    @coroutine
+    def resolve(
+        self, host: str, port: int, family: int = socket.AF_UNSPEC
+    ) -> Generator[Any, Any, Addresses]:
+        """Return those of a family."""
+        found = [each for each in self._addresses if family in (socket.AF_UNSPEC, each[0])]
+        if not found:
+            raise ResolveError(socket.EAI_NONAME, "no such address", host)
+        return found
+        yield
 
 
 class Proxy:
@@ -40,7 +60,7 @@ class Proxy:
     """
 
     def __init__(self, ports: set[int], private: bool, idle: float) -> None:
-        self.ports = ports
+        self.ports = {str(port) for port in ports}
         self.private = private
         self.idle = idle
         self._resolver = ThreadedResolver()
@@ -52,8 +72,9 @@ class Proxy:
             return Response("this proxy makes tunnels: CONNECT\n", 405, {"Allow": "CONNECT"})
         host, _, port = request.uri.rpartition(":")
         host = host.strip("[]")
-        if int(port) not in self.ports:
-            return Response(f"not to port {port}\n", 403)
+        # As many digits as a client likes: they are compared as they are.
+        if port not in self.ports:
+            return Response(f"not to port {port[:9]}\n", 403)
         try:
             there = yield self._open(host, int(port))
         except PermissionError as error:
@@ -62,7 +83,7 @@ class Proxy:
             return Response(f"{error}\n", 504 if isinstance(error, TimeoutError) else 502)
         here = request.upgrade(200)
         log.info("%s -> %s", request.remote_ip, request.uri)
-        yield self._join(here, there)
+        yield Tunnel(here, there, self.idle).join()
         return None
 
     @coroutine
@@ -73,34 +94,58 @@ class Proxy:
             for _, address in found:
                 if not self.private and not ip_address(address[0]).is_global:
                     raise PermissionError(f"{host} is at {address[0]}, a private address")
-            stream: IOStream = yield connect(found[0][1][0], port, half_open=True)
+            stream: IOStream = yield connect(host, port, resolver=Known(found), half_open=True)
             return stream
 
+
+class Tunnel:
+    """Two streams that are joined.
+
+    Arguments:
+        here, there: the streams.
+        idle: seconds after which both are closed if nothing moves in either direction.
+    """
+
+    def __init__(self, here: IOStream, there: IOStream, idle: float) -> None:
+        self.here = here
+        self.there = there
+        self.idle = idle
+        self._moved = here.io_loop.time()
+
     @coroutine
-    def _join(self, here: IOStream, there: IOStream) -> Generator[Any, Any, None]:
+    def join(self) -> Generator[Any, Any, None]:
+        """Pass bytes on in both directions, until both have ended."""
+        watching = self._watch()
         try:
-            yield [self._pass(here, there), self._pass(there, here)]
+            yield [self._pass(self.here, self.there), self._pass(self.there, self.here)]
         finally:
-            here.close()
-            there.close()
+            watching.cancel()
+            self._close()
+
+    def _close(self) -> None:
+        self.here.close()
+        self.there.close()
+
+    @coroutine
+    def _watch(self) -> Generator[Any, Any, None]:
+        time = self.here.io_loop.time
+        while (left := self._moved + self.idle - time()) > 0:
+            yield sleep(left)
+        self._close()
 
     @coroutine
     def _pass(self, source: IOStream, target: IOStream) -> Generator[Any, Any, None]:
         """Pass bytes on, at the pace of whoever takes them; then their end."""
+        time = source.io_loop.time
         try:
             while True:
-                with timeout(self.idle):
-                    data = yield source.read_bytes(65536, partial=True)
-                    yield target.write(data)
+                data = yield source.read_bytes(65536, partial=True)
+                self._moved = time()
+                yield target.write(data)
+                self._moved = time()
         except StreamClosedError:
-            if source.closed() and target.closed():
-                return
-        except TimeoutError:
-            source.close()
-            target.close()
-            return
-        if not target.closed():
-            yield target.send_eof()
+            if not target.closed():
+                yield target.send_eof()
 
 
 @coroutine

@@ -4,10 +4,12 @@ import http.client
 import json
 import os
 import re
+import runpy
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -315,6 +317,26 @@ class TestGateway:
                 assert told["services"]["stock"]["said"] == [1, 2]
                 assert told["missing"] == ["silent"]
             assert "left alone" in told["services"]["silent"]["error"]
+        # Connections are kept; who is left alone is not asked.
+        assert prices.connections == stock.connections == 1
+        assert silent.connections == 5
+
+    def test_who_is_left_alone_is_tried_again(self) -> None:
+        breaker = runpy.run_path(str(EXAMPLES / "gateway.py"))["Breaker"](2, 10.0)
+        for now in (0.0, 1.0):
+            assert breaker.allows(now)
+            breaker.note(False, now)
+        assert not breaker.allows(10.9)
+        # One tries it, and what comes of it holds for all.
+        assert breaker.allows(11.0)
+        assert not breaker.allows(11.1)
+        breaker.note(False, 12.0)
+        assert not breaker.allows(21.9)
+        assert breaker.allows(22.0)
+        breaker.note(True, 22.1)
+        assert breaker.allows(22.2)
+        breaker.note(False, 22.3)
+        assert breaker.allows(22.4)
 
     def test_nothing_is_there(self, refused_port: int) -> None:
         with serving("gateway.py", f"one=http://127.0.0.1:{refused_port}/") as address:
@@ -358,6 +380,49 @@ class TestProxy:
             assert "403" in self.curl(proxy, "http://127.0.0.1:1/").stderr
             assert "502" in self.curl(proxy, f"http://127.0.0.1:{refused_port}/").stderr
             assert get(f"{proxy}/")[0] == 405
+            assert b" 403 " in ask(proxy, f"localhost:{'9' * 5000}")
+        with serving("proxy.py", *ports) as proxy:
+            for host in ("localhost", "[::1]", "[::ffff:127.0.0.1]", "0x7f.1", "2130706433"):
+                assert b" 403 " in ask(proxy, f"{host}:{server.port}"), host
+
+    def test_a_tunnel_lasts_as_long_as_anything_moves(self, raw_server: RawServerFactory) -> None:
+        """Though it be in one direction, as in a download."""
+
+        def drip(conn: socket.socket) -> None:
+            for _ in range(10):
+                conn.sendall(b"drip ")
+                time.sleep(0.1)
+            conn.recv(1)
+
+        server = raw_server(drip)
+        options = ("--private", "--idle", "0.6", "--to", str(server.port))
+        with serving("proxy.py", *options) as proxy:
+            # Then nothing moves, and it ends.
+            assert ask(proxy, f"127.0.0.1:{server.port}", b"").endswith(b"drip " * 10)
+
+    def test_ends_are_passed_on(self, raw_server: RawServerFactory) -> None:
+        def answer_at_the_end(conn: socket.socket) -> None:
+            conn.sendall(b"%d bytes" % len(b"".join(iter(lambda: conn.recv(65536), b""))))
+
+        server = raw_server(answer_at_the_end)
+        with serving("proxy.py", "--private", "--to", str(server.port)) as proxy:
+            heard = ask(proxy, f"localhost:{server.port}", bytes(1_000_000))
+            assert heard.endswith(b"1000000 bytes")
+
+
+def ask(proxy: str, target: str, data: bytes | None = None) -> bytes:
+    """Ask for a tunnel, say something there and end; return all that is heard.
+
+    Without data, the answer of the proxy.
+    """
+    with socket.create_connection(("127.0.0.1", int(proxy.rpartition(":")[2])), LIMIT) as sock:
+        sock.sendall(f"CONNECT {target} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        if data is None:
+            return sock.recv(1000)
+        sock.sendall(data)
+        if data:
+            sock.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: sock.recv(65536), b""))
 
 
 def answer_all(conn: socket.socket, body: bytes) -> None:
