@@ -915,6 +915,10 @@ def coroutine(func: Callable[..., Any]) -> Callable[..., Task[Any]]:
             # Nothing of the body runs here, so it needs no context of its own.
             body = func(*args, **kwargs) if kwargs else func(*args)
         except Exception as error:
+            # It takes other arguments.
+            if "callback" in kwargs:
+                instead = f"a coroutine takes no callback; write: yield {func.__name__}(...)"
+                error = TypeError(f"{error}: {instead}")
             return _settled(func, loop, copy_context(), FAILED, _without_top_frame(error))
         return _launch(body, loop, copy_context())
 

@@ -843,6 +843,20 @@ class TestIntrospection:
 
         assert loop.run_sync(runs)[-1] == "runs"
 
+    def test_a_callback_is_no_argument(self, loop: IOLoop) -> None:
+        @coroutine
+        def modern(number: int) -> Any:
+            yield number
+
+        @coroutine
+        def with_one_of_its_own(callback: Any) -> Any:
+            return callback
+            yield
+
+        with pytest.raises(TypeError, match=r"write: yield modern\(\.\.\.\)"):
+            loop.run_sync(lambda: modern(1, callback=print))  # type: ignore[call-arg]
+        assert loop.run_sync(lambda: with_one_of_its_own(callback=print)) is print
+
     def test_current_task(self, loop: IOLoop) -> None:
         seen: list[Any] = []
 
