@@ -463,7 +463,10 @@ class SSLIOStream(IOStream):
         """Receive what TLS has taken from the descriptor already; no more than it may hold."""
         while (
             self._state == OPEN
-            and (self._read is not None or (self._close_callback and not self._received))
+            and (
+                self._read is not None
+                or (self._close_callback and self.reads_ahead and not self._received)
+            )
             and self.socket.pending()
             and not self._crossed
         ):

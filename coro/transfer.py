@@ -152,6 +152,7 @@ class BaseIOStream:
         "max_buffer_size",
         "max_write_buffer_size",
         "read_chunk_size",
+        "reads_ahead",
         "sent_at",
         "socket",
         "write_low_water",
@@ -180,6 +181,9 @@ class BaseIOStream:
         self.max_write_buffer_size = max_write_buffer_size
         self.write_low_water = write_low_water
         self.half_open = half_open
+        # Whether a chunk may be received while nobody reads; without that, the end of the
+        # connection is noticed by the next read only.
+        self.reads_ahead = True
         # Whether the peer has ended its direction, and the stream stayed open.
         self._heard_all = False
         # How it was connected: every attempt that was made, the one that succeeded included.
@@ -301,7 +305,7 @@ class BaseIOStream:
     def still_idle(self) -> bool:
         """Whether it is idle; the system is asked too, which may know of bytes, or of the end."""
         if self.idle():
-            self._on_readable()
+            self.receive()
         return self.idle()
 
     def unsent(self) -> int:
@@ -511,7 +515,7 @@ class BaseIOStream:
 
     def _on_readable(self) -> None:
         read = self._read
-        if read is None and self._received:
+        if read is None and (self._received or not self.reads_ahead):
             self._unwant(READ)
             return
         try:

@@ -284,10 +284,15 @@ class HTTPConnection:
                 if max_body_size is not None and decoder.body_bytes > max_body_size:
                     raise BodyTooLargeError(f"the body is larger than {max_body_size} bytes")
                 if sink is not None:
-                    # While the taker is busy, the peer is not to blame for silence.
+                    # While the taker is busy, the peer is not to blame for silence, and what
+                    # it sends meanwhile stays with the system.
                     self._deadline = self._total
+                    stream.reads_ahead = False
                     for piece in decoder.take_pieces():
                         yield from sink(piece)
+                    stream.reads_ahead = True
+                    if complete:
+                        stream.watch()
                 if complete:
                     break
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import socket
 import zlib
 from itertools import pairwise
 from typing import Any
@@ -20,7 +21,10 @@ from coro.gen import coroutine, sleep
 from coro.hooks import Observer
 from coro.http import AsyncHTTPClient, compression
 from coro.loop import IOLoop
+from tests.conftest import RawServerFactory
 from tests.http.serving import chunked, fields_of, response
+from tests.support.hosting import new_loop, of_the_system
+from tests.support.raw_server import read_until
 from tests.support.zstandard import zstd
 
 # --- compressed bodies -----------------------------------------------------------------------
@@ -421,3 +425,31 @@ class TestEarlyAnswers:
             fetch(server.url(), method="POST", raise_error=False, body=bytes(200_000)).code == 413
         )
         assert server.connections == 2
+
+    @of_the_system
+    @pytest.mark.parametrize("rudely", [False, True])
+    def test_a_hundred_times(self, raw_server: RawServerFactory, rudely: bool) -> None:
+        """A server of another program: it says no at once, and closes on what is on its way."""
+
+        def script(conn: socket.socket) -> None:
+            read_until(conn, b"\r\n\r\n")
+            conn.sendall(response(b"too large", status="413 No"))
+            if rudely:
+                conn.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+
+        server = raw_server(script)
+        body = bytes(10_000_000)
+        codes = []
+
+        @coroutine
+        def main() -> Any:
+            client = AsyncHTTPClient(force_instance=True)
+            for _ in range(100):
+                got = yield client.fetch(server.url(), method="POST", body=body, raise_error=False)
+                codes.append((got.code, got.body or got.error))
+            client.close()
+
+        loop = new_loop()
+        loop.run_sync(main)
+        loop.close()
+        assert codes == [(413, b"too large")] * 100

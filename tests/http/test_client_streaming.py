@@ -23,6 +23,10 @@ from coro.http import AsyncHTTPClient
 from coro.http.streaming import StreamedResponse
 from coro.loop import IOLoop
 from tests.http.serving import chunked, response
+from tests.support.authority import Authority
+from tests.support.hosting import of_the_system
+
+IDLE = {"active": 0, "waiting": 0, "idle": 0}
 
 
 @pytest.fixture
@@ -137,6 +141,71 @@ def test_back_pressure(run: Any, serve: Any, client: AsyncHTTPClient) -> None:
             total += len(piece)
         assert total > 90_000_000
 
+    run(body)
+
+
+@of_the_system  # It is seen in the system's own buffers.
+@pytest.mark.parametrize("secure", [False, True])
+def test_what_an_idle_reader_leaves_in_memory(
+    run: Any, serve: Any, client: AsyncHTTPClient, ca: Authority, secure: bool
+) -> None:
+    """One piece that was handed over; and with TLS, one record that it may have begun with."""
+
+    def script(peer: Any) -> Any:
+        if secure:
+            peer.stream = yield peer.stream.start_tls(True, ca.server_context())
+        yield from peer.request()
+        yield peer.send(b"HTTP/1.1 200 OK\r\n\r\n")
+        while True:
+            yield peer.send(bytes(100_000))
+
+    server = serve(script)
+    url = f"http{'s' if secure else ''}://127.0.0.1:{server.port}/"
+
+    def body() -> Any:
+        got: Any = yield client.fetch(url, stream=True, ca_certs=str(ca.pem))
+        (connection,) = client._pool._open
+        held = []
+        taken = 0
+        for _ in range(20):
+            taken += len((yield got.read()))
+            yield sleep(1)
+            held.append(connection.decoder.body_bytes - taken)
+            assert "buffered" not in repr(connection.stream)
+        assert 0 < max(held) <= 64 * 1024
+        got.close()
+
+    run(body)
+
+
+@pytest.mark.parametrize("pause", [0, 1000])
+@pytest.mark.parametrize("unasked", [b"", b"x"])
+def test_a_connection_is_watched_after_a_slow_reader(
+    run: Any, serve: Any, client: AsyncHTTPClient, unasked: bytes, pause: float
+) -> None:
+    def script(peer: Any) -> Any:
+        yield from peer.request()
+        yield peer.send(response(bytes(100_000)))
+        yield sleep(pause)
+        if unasked:
+            yield peer.send(unasked)
+            yield from peer.silence()
+
+    server = serve(script)
+
+    def body() -> Any:
+        for number in (1, 2):
+            got = yield client.fetch(server.url(), stream=True)
+            size = 0
+            while piece := (yield got.read(10_000)):
+                size += len(piece)
+                yield sleep(1)
+            assert size == 100_000
+            assert client.statistics()["idle"] == (pause > 0)
+            yield sleep(pause)
+            assert client.statistics() == {**IDLE, "opened": number}
+
+    client._pool.idle_seconds = 10_000
     run(body)
 
 

@@ -352,13 +352,13 @@ def test_a_server_that_closes_after_each_reply(loop: IOLoop, serve: Any) -> None
     @coroutine
     def worker() -> Any:
         nonlocal failed
-        for _ in range(50):
+        for _ in range(250):
             got = yield client.fetch(server.url(), raise_error=False)
             failed += got.code != 200
 
     loop.run_sync(lambda: [worker() for _ in range(4)])
     assert failed == 0
-    assert server.connections >= 200
+    assert server.connections >= 1000
     client.close()
 
 
@@ -370,7 +370,7 @@ def test_a_server_in_threads_that_closes_after_each_reply(raw_server: RawServerF
 
     @coroutine
     def main() -> Any:
-        for _ in range(200):
+        for _ in range(1000):
             got = yield client.fetch(server.url())
             assert got.body == b"hello"
 

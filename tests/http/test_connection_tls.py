@@ -15,12 +15,15 @@ from coro.errors import (
     IncompleteBodyError,
     TotalTimeoutError,
 )
+from coro.gen import coroutine, moment
 from coro.http import AsyncHTTPClient
+from coro.http.outgoing import tls_context
 from coro.loop import IOLoop
 from tests.conftest import RawServerFactory
 from tests.http.serving import fields_of, response
 from tests.support.authority import Authority
 from tests.support.hosting import new_loop
+from tests.support.leaks import count_fds
 from tests.support.raw_server import read_request, stay_silent
 
 
@@ -221,3 +224,79 @@ def test_silence_after_the_handshake(
         real_loop.run_sync(
             lambda: tls_client.fetch(server.url(), ca_certs=str(ca.pem), request_timeout=0.2)
         )
+
+
+def test_nobody_waits_for_a_goodbye(
+    real_loop: IOLoop, raw_server: RawServerFactory, ca: Authority
+) -> None:
+    """The server never answers ``close_notify``; and to close takes no turn of the loop."""
+    heard = []
+
+    def script(conn: Any) -> None:
+        read_request(conn)
+        conn.sendall(response())
+        heard.append(conn.recv(100))
+        # Not unwrap(), which would answer.
+        socket.socket.recv(conn, 100)
+
+    server = raw_server(script, tls=ca.server_context())
+    before = count_fds()
+    client = AsyncHTTPClient(force_instance=True)
+    real_loop.run_sync(lambda: client.fetch(server.url(), ca_certs=str(ca.pem)))
+    (connection,) = client._pool._open
+    client.close()
+    assert connection.stream.socket.fileno() == -1
+    server.settle()
+    assert count_fds() == before
+    assert heard == [b""], "it was told"
+    assert server.hangups == []
+
+
+def test_the_rest_of_a_large_body_is_not_waited_for(
+    real_loop: IOLoop, raw_server: RawServerFactory, ca: Authority
+) -> None:
+    sent = 0
+
+    def script(conn: socket.socket) -> None:
+        nonlocal sent
+        read_request(conn)
+        conn.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
+        while True:
+            conn.sendall(bytes(100_000))
+            sent += 100_000
+
+    server = raw_server(script, tls=ca.server_context())
+    client = AsyncHTTPClient(force_instance=True)
+
+    @coroutine
+    def main() -> Any:
+        got: Any = yield client.fetch(server.url(), stream=True, ca_certs=str(ca.pem))
+        with got:
+            assert (yield got.read())
+        yield moment
+
+    before = count_fds()
+    real_loop.run_sync(main)
+    assert client.statistics() == {"active": 0, "waiting": 0, "idle": 0, "opened": 1}
+    server.settle()
+    assert count_fds() == before
+    assert len(server.hangups) == 1
+    assert sent < 50_000_000
+    client.close()
+
+
+def test_one_context_for_all_who_ask_for_nothing_else(
+    real_loop: IOLoop, raw_server: RawServerFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To load the system's certificates takes longer than all the rest of a client."""
+    server = raw_server(many(response()))
+    made: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(ssl, "create_default_context", lambda *_, **__: made.append("context"))
+        for _ in range(3):
+            client = AsyncHTTPClient(force_instance=True)
+            assert real_loop.run_sync(functools.partial(client.fetch, server.url())).code == 200
+            client.close()
+    assert made == []
+    first = tls_context({"validate_cert": True})
+    assert tls_context({"validate_cert": True, "request_timeout": 1}) is first

@@ -33,7 +33,7 @@ pid {directory}/nginx.pid;
 error_log {directory}/error.log;
 events {{ worker_connections 4096; }}
 http {{
-    log_format exchange '$connection $request_method $uri $status $body_bytes_sent';
+    log_format exchange '$connection $request_method $request_uri $status $body_bytes_sent';
     access_log {directory}/access.log exchange;
     client_body_temp_path {directory}/body;
     proxy_temp_path {directory}/proxy;
