@@ -603,19 +603,24 @@ class ServerConnection:
         server = self.server
         body: Any = response.body
         keep = self._decoder.complete and self._keeps(request)
-        line = self._connection_line(request, keep)
         size = len(body)
         date = server.date_line()
+        key = None
         if response.headers is None:
-            kind = (response.status, response.reason, response.content_type, response.fields)
-            key = (kind, size, line)
-            head = server._heads.get(key)
-            if head is None:
-                head = self._encode(response, date, size, line)
-                if len(server._heads) < _MAX_KEPT_HEADS:
-                    server._heads[key] = head
-        else:
-            head = self._encode(response, date, size, line)
+            key = (
+                response.status,
+                response.reason,
+                response.content_type,
+                response.fields,
+                size,
+                keep,
+                request.head.http_version,
+            )
+        head = server._heads.get(key)
+        if head is None:
+            head = self._encode(response, date, size, self._connection_line(request, keep))
+            if key is not None and len(server._heads) < _MAX_KEPT_HEADS:
+                server._heads[key] = head
         if request.head.method == "HEAD" or has_no_body(response.status):
             self.stream.write_soon(head)
         elif size <= JOINED:
