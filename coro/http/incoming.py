@@ -137,8 +137,6 @@ class RequestHead:
         "upgrade",
     )
 
-    _pairs: tuple[tuple[bytes, bytes], ...]
-
     def __init__(self, raw: bytes, line: tuple[str, str, str]) -> None:
         """Read a head that llhttp has accepted.
 
@@ -150,6 +148,7 @@ class RequestHead:
             HTTPInputError: the same, with status 400.
         """
         self.raw = raw
+        self._pairs: tuple[tuple[bytes, bytes], ...] | None = None
         self.method, self.target, self.http_version = line
         modern = self.http_version == "1.1"
         self.keep_alive = modern
@@ -188,6 +187,23 @@ class RequestHead:
         self.has_body = self.chunked or bool(self.content_length)
         if not modern and self.content_length is None and self.method in _WITH_BODY:
             raise RefusalError(411, f"{self.method} in HTTP/1.0 needs a Content-Length")
+
+    def with_target(self, raw: bytes, target: str) -> RequestHead:
+        """Return a head that asks for another path, and is the same otherwise."""
+        head = RequestHead.__new__(RequestHead)
+        head.raw = raw
+        head.target = target
+        head._pairs = self._pairs
+        head.method = self.method
+        head.http_version = self.http_version
+        head.keep_alive = self.keep_alive
+        head.content_length = self.content_length
+        head.chunked = self.chunked
+        head.has_body = self.has_body
+        head.expects_continue = self.expects_continue
+        head.upgrade = self.upgrade
+        head.host = self.host
+        return head
 
     def _checked_host(self, host: bytes | None) -> str:
         if host is None:
@@ -253,12 +269,12 @@ class RequestHead:
     @property
     def pairs(self) -> tuple[tuple[bytes, bytes], ...]:
         """All fields in their order, the names in lower case."""
-        try:
-            return self._pairs
-        except AttributeError:
+        pairs = self._pairs
+        if pairs is None:
             lines = [line.partition(b":") for line in self.raw.split(b"\r\n")[1:-2]]
-            self._pairs = tuple((name.lower(), value.strip(b" \t")) for name, _, value in lines)
-            return self._pairs
+            pairs = tuple((name.lower(), value.strip(b" \t")) for name, _, value in lines)
+            self._pairs = pairs
+        return pairs
 
     def __repr__(self) -> str:
         return f"<RequestHead {self.method} {self.target}, {len(self.raw)} bytes>"
@@ -348,6 +364,10 @@ class RequestDecoder:
             if end_of_line > 0 and end <= self._max_header_bytes:
                 self.rest = data[end:]
                 line = _parse_request_line(raw[:end_of_line])
+                if known is not None and _same_fields(known, raw, line, end_of_line):
+                    # The next most frequent case: another path, and all else as before.
+                    self._known = head = known.with_target(raw, line[1])
+                    return self._begin_body(head)
                 _ask_llhttp(HttpRequestParser(None), raw, raw)
                 return self._judge(raw, line)
         return self._read_head(data)
@@ -470,6 +490,23 @@ class RequestDecoder:
 
     def __repr__(self) -> str:
         return f"<RequestDecoder {'between requests' if self.complete else 'in a body'}>"
+
+
+def _same_fields(
+    known: RequestHead, raw: bytes, line: tuple[str, str, str], end_of_line: int
+) -> bool:
+    """Whether a head differs from a known one by its path alone: no more need be judged.
+
+    Of a target that is a path, llhttp takes whatever a request line may have.
+    """
+    method, target, version = line
+    return (
+        method == known.method
+        and version == known.http_version
+        and target[0] == known.target[0] == "/"
+        and raw[end_of_line:] == known.raw[known.raw.find(b"\r") :]
+        and len(raw) <= _MAX_KNOWN_BYTES
+    )
 
 
 def _ask_llhttp(parser: Any, fresh: bytes, seen: bytes | bytearray) -> None:

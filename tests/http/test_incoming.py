@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coro.errors import HTTPInputError
 from coro.http import incoming
-from coro.http.incoming import RefusalError, RequestDecoder
+from coro.http.incoming import RefusalError, RequestDecoder, RequestHead
 from tests.http.readings import read_requests as outcome
 
 SIMPLE = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -301,3 +302,78 @@ def test_llhttp_reads_the_same(bodies: list[tuple[str, bytes]], cuts: list[int])
 @settings(max_examples=300, deadline=None)
 def test_any_bytes_in_any_pieces(pieces: list[bytes]) -> None:
     assert outcome(pieces) == outcome([b"".join(pieces)])
+
+
+LOOKS = [name for name in RequestHead.__slots__ if name != "_pairs"]
+
+TARGETS = ["/", "/p", "/other?x=1", "//host/p", "/%41", '/p"\\^`{|}']
+
+
+def look(head: RequestHead | None) -> dict[str, Any]:
+    """All that a head says of its request."""
+    assert head is not None
+    return {name: getattr(head, name) for name in LOOKS} | {
+        "pairs": head.pairs,
+        "path": head.path,
+        "query": head.query,
+        "headers": list(head.headers.get_all()),
+    }
+
+
+class TestAHeadLikeTheLast:
+    """One that differs by its path alone is not judged anew: nobody can tell."""
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            (),
+            ("Content-Length: 0", "X-Long: " + "x" * 5000),
+            ("Connection: close, Upgrade", "Upgrade: websocket"),
+            ("Expect: 100-continue", "Cookie: a=b"),
+        ],
+    )
+    def test_it_says_what_it_says_alone(self, fields: tuple[str, ...]) -> None:
+        decoder = RequestDecoder()
+        for version in ("1.1", "1.0"):
+            for method in ("GET", "OPTIONS", "DELETE"):
+                for target in [*TARGETS, "http://elsewhere/p", *TARGETS]:
+                    data = request(*fields, line=f"{method} {target} HTTP/{version}")
+                    assert look(decoder.feed(data)) == look(RequestDecoder().feed(data))
+
+    def test_a_body_follows_as_before(self) -> None:
+        decoder = RequestDecoder()
+        for path, body in (("/a", b"one"), ("/b", b"two"), ("/b", b"six")):
+            head = decoder.feed(request("Content-Length: 3", line=f"POST {path} HTTP/1.1"))
+            assert head is not None
+            assert (head.path, decoder.complete) == (path, False)
+            assert (decoder.feed_body(body), decoder.complete) == (body, True)
+
+    @pytest.mark.parametrize(
+        ("line", "fields", "status"),
+        [
+            ("BREW / HTTP/1.1", (), 501),
+            ("GET / HTTP/1.2", (), 505),
+            ("GET p HTTP/1.1", (), 400),
+            ("GET  / HTTP/1.1", (), 400),
+            ("CONNECT / HTTP/1.1", (), 400),
+            ("GET / HTTP/1.1", ("Host: b",), 400),
+            ("GET / HTTP/1.1", ("a b: c",), 400),
+        ],
+    )
+    def test_any_other_difference_is_judged(
+        self, line: str, fields: tuple[str, ...], status: int
+    ) -> None:
+        decoder = RequestDecoder()
+        decoder.feed(request(line="GET /p HTTP/1.1"))
+        with pytest.raises(HTTPInputError) as caught:
+            decoder.feed(request(*fields, line=line))
+        error = caught.value
+        assert (error.status if isinstance(error, RefusalError) else 400) == status
+
+    def test_llhttp_takes_every_path_that_a_request_line_may_have(self) -> None:
+        for character in sorted({*range(0x21, 0x7F)} - {ord("#")}):
+            for path in ("/%c", "/%ca", "/a?%c", "/?b%ca", "/%c?%c", "/a/%c/?x=%c&?"):
+                target = path.replace("%c", chr(character))
+                for method in ("GET", "POST", "OPTIONS"):
+                    data = request(line=f"{method} {target} HTTP/1.1")
+                    httptools.HttpRequestParser(None).feed_data(data)
