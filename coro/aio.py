@@ -369,7 +369,12 @@ class EventLoop(_Loops):
             del watched._source_traceback[-1]
             return watched  # type: ignore[no-any-return]
         handle = _Handle(callback, args, self, context)
-        self._core._ready.append(handle)
+        core = self._core
+        core._ready.append(handle)
+        if not args:
+            # A step of a task that waits for the next turn as such, by ``sleep(0)``. What wakes
+            # one has an argument: the future.
+            core._poll_wanted = True
         return handle
 
     def _call_soon(
@@ -380,6 +385,7 @@ class EventLoop(_Loops):
         if handle._source_traceback:
             del handle._source_traceback[-1]
         self._core._ready.append(handle)
+        self._core._poll_wanted = True
         return handle
 
     def call_soon_threadsafe(  # type: ignore[override]

@@ -749,3 +749,30 @@ class TestFace:
             runner.run(main())
         del runner
         assert gc.collect() == 0
+
+
+@pytest.mark.parametrize("debug", [False, True])
+@pytest.mark.parametrize("native", [False, True])
+def test_a_sleep_of_zero_lets_what_has_come_be_read(native: bool, debug: bool) -> None:
+    """Each is a turn, and each turn looks at the descriptors, however soon after the last one."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_debug(debug)
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            ours.setblocking(False)
+            seen: list[bytes] = []
+            loop.add_reader(ours, lambda: seen.append(ours.recv(1)))
+            for number in range(1, 101):
+                theirs.send(b"x")
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+                assert len(seen) == number
+            loop.remove_reader(ours)
+
+    if native:
+        coro.run(main)
+    else:
+        with asyncio.Runner(loop_factory=coro.aio.new_event_loop) as runner:
+            runner.run(main())
