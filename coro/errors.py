@@ -42,6 +42,7 @@ __all__ = [
     "StreamBufferFullError",
     "StreamClosedError",
     "TimeoutError",
+    "TooManyRedirectsError",
     "TotalTimeoutError",
     "UnsatisfiableReadError",
     "WebSocketClosedError",
@@ -217,6 +218,18 @@ def _restore(cls: type[HTTPError], args: tuple[Any, ...]) -> HTTPError:
     error = cls.__new__(cls)
     error.args = args
     return error
+
+
+class TooManyRedirectsError(HTTPError):
+    """More redirects than are to be followed; ``code`` and ``response`` are those of the last one.
+
+    Attributes:
+        urls: where the fetch came, from its own URL to that of the response.
+    """
+
+    def __init__(self, code: int, message: str, response: Any, urls: Sequence[str]) -> None:
+        super().__init__(code, message, response)
+        self.urls = tuple(urls)
 
 
 class RequestError(HTTPError):

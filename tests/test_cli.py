@@ -77,7 +77,8 @@ class TestJSONLines:
         server = raw_server(answer(*[again] * 20))
         ran = run("fetch", server.url())
         assert ran.status == 1
-        assert ran.lines[0]["error"] == "HTTP 302: Found (after 10 redirects)"
+        told = f"more than 10 redirects, which lead in a circle: {server.url()} -> {server.url()}"
+        assert ran.lines[0]["error"] == f"HTTP 302: {told}"
 
     def test_no_more_than_so_many_at_once(self, raw_server: RawServerFactory) -> None:
         lock = threading.Lock()

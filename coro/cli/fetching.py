@@ -394,10 +394,7 @@ class Fetcher:
             result.error = error.message
             result.phase = error.phase
         elif error is not None:
-            result.error = f"HTTP {response.code}: {response.reason}"
-            most = self._options.defaults["max_redirects"]
-            if 300 <= response.code < 400 and "Location" in response.headers and most:
-                result.error += f" (after {most} redirects)"
+            result.error = str(error)
 
     def _delay(self, response: HTTPResponse, body: _Body, tries: int) -> float | None:
         """Return the seconds after which a failure may be another result, or None: it would not."""

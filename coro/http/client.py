@@ -265,7 +265,8 @@ class AsyncHTTPClient:
                 response (status 599); otherwise both are told by ``response.error``.
             kwargs: options of ``HTTPRequest``, if ``request`` is a URL.
         Raises:
-            HTTPError: see ``raise_error``. ``RequestError`` and its subclasses tell of failures.
+            HTTPError: see ``raise_error``. ``RequestError`` and its subclasses tell of failures,
+                ``TooManyRedirectsError`` of the last redirect that was followed in vain.
             ValueError: the URL or an option makes no sense.
             RuntimeError: the client is closed.
         """
@@ -465,6 +466,7 @@ class _Fetch(Timeout):
         request = self.request
         url = request.url
         redirects = self.options["max_redirects"] if self.options["follow_redirects"] else 0
+        urls: list[str] | None = None
         try:
             with self:
                 while True:
@@ -484,9 +486,13 @@ class _Fetch(Timeout):
                         self.progress.begin_again(self.client.io_loop.time())
                         continue
                     if self.location is None:
+                        if urls is not None and not redirects:
+                            if response.code in _REDIRECTS and "Location" in response.headers:
+                                response._urls = [*urls, url]
                         return response
                     self.hop = None
                     redirects -= 1
+                    urls = [url] if urls is None else [*urls, url]
                     origin = self.target.origin
                     url, target = self._redirect(url, self.location)
                     same_origin = target.origin == origin

@@ -28,7 +28,7 @@ from weakref import ref
 
 from typing_extensions import Unpack
 
-from coro.errors import HTTPError
+from coro.errors import HTTPError, TooManyRedirectsError
 from coro.http.auth import Auth
 from coro.http.bodies import FORM, JSON, encode_form, encode_json, producer_for
 from coro.http.headers import HeaderSource, HTTPHeaders, format_timestamp
@@ -440,6 +440,7 @@ class HTTPResponse:
         "_progress",
         "_time_info",
         "_trailers",
+        "_urls",
         "code",
         "effective_url",
         "reason",
@@ -449,6 +450,8 @@ class HTTPResponse:
     )
 
     _error: BaseException | ref[BaseException] | None
+    # Where redirects have led that were too many; not set otherwise.
+    _urls: Sequence[str]
 
     def __init__(
         self,
@@ -558,7 +561,12 @@ class HTTPResponse:
         if isinstance(error, ref):
             error = error()
         if error is None and not 200 <= self.code < 300:
-            error = HTTPError(self.code, self.reason, self)
+            urls = getattr(self, "_urls", None)
+            error = (
+                HTTPError(self.code, self.reason, self)
+                if urls is None
+                else TooManyRedirectsError(self.code, _describe_redirects(urls), self, urls)
+            )
             # Held weakly: the error holds the response, and the two must not keep each other.
             self._error = ref(error)
         return error
@@ -619,6 +627,17 @@ def _describe_unknown(unknown: Collection[str]) -> str:
     close = get_close_matches(name, _NAMES, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     return f"HTTPRequest() got an unexpected keyword argument {name!r}{hint}"
+
+
+def _describe_redirects(urls: Sequence[str]) -> str:
+    """Say how many they were, and whether they lead in a circle."""
+    text = f"more than {len(urls) - 1} redirects"
+    last = urls[-1]
+    before = [at for at, url in enumerate(urls[:-1]) if url == last]
+    if not before:
+        return f"{text}, the last one at {_without_credentials(last)}"
+    circle = " -> ".join(map(_without_credentials, urls[before[-1] :]))
+    return f"{text}, which lead in a circle: {circle}"
 
 
 def _without_credentials(url: str) -> str:

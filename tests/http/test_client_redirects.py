@@ -9,7 +9,12 @@ from typing import Any
 
 import pytest
 
-from coro.errors import HTTPError, HTTPProtocolError, IncompleteBodyError
+from coro.errors import (
+    HTTPError,
+    HTTPProtocolError,
+    IncompleteBodyError,
+    TooManyRedirectsError,
+)
 from coro.gen import sleep
 from coro.http import AsyncHTTPClient, HTTPRequest
 from coro.http.connection import HTTPConnection
@@ -120,6 +125,41 @@ def test_the_limit(fetch: Any, answering: Any) -> None:
     chain = [redirect("/again")] * 3
     server = answering(*chain, response(b"arrived"))
     assert fetch(server.url(), max_redirects=3).body == b"arrived"
+
+
+def test_where_too_many_redirects_led(fetch: Any, answering: Any) -> None:
+    server = answering({f"/{n}": redirect(f"/{n + 1}") for n in range(9)})
+    urls = [server.url(f"/{n}") for n in range(4)]
+    with pytest.raises(TooManyRedirectsError, match=r"^HTTP 302: more than 3 redirects") as info:
+        fetch(urls[0], max_redirects=3)
+    assert info.value.urls == tuple(urls)
+    assert str(info.value).endswith(f", the last one at {urls[-1]}")
+    assert info.value.response.effective_url == urls[-1]
+    got = fetch(urls[0], max_redirects=3, raise_error=False)
+    assert isinstance(got.error, TooManyRedirectsError)
+    assert got.error.urls == tuple(urls)
+
+
+def test_a_circle_is_told(fetch: Any, answering: Any) -> None:
+    ways = {"/start": "/a", "/a": "/b", "/b": "/a"}
+    server = answering({path: redirect(place) for path, place in ways.items()})
+    a, b = server.url("/a"), server.url("/b")
+    with pytest.raises(TooManyRedirectsError, match=f"lead in a circle: {b} -> {a} -> {b}$"):
+        fetch(server.url("/start"), max_redirects=4)
+    secret = server.url("/start").replace("//", "//user:secret@")
+    with pytest.raises(TooManyRedirectsError) as info:
+        fetch(secret, max_redirects=1)
+    assert "secret" not in str(info.value)
+
+
+@pytest.mark.parametrize("code", [301, 404])
+def test_what_is_no_redirect_too_many(fetch: Any, answering: Any, code: int) -> None:
+    last = response(status=f"{code} Without a place")
+    server = answering(redirect("/there"), last)
+    with pytest.raises(HTTPError) as info:
+        fetch(server.url(), max_redirects=1)
+    assert type(info.value) is HTTPError
+    assert len(server.requests) == 2
 
 
 def test_not_followed(fetch: Any, answering: Any) -> None:
