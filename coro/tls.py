@@ -23,7 +23,7 @@ import contextlib
 import socket
 import ssl
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from functools import lru_cache, partial
 from typing import Any, TypeAlias
 
@@ -65,13 +65,15 @@ def client_context(
     Raises:
         OSError: a file cannot be read; ``ssl.SSLError`` if it is not what it should be.
     """
-    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=ca_certs)
+    with _naming(ca_certs):
+        context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=ca_certs)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if not validate:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     if client_cert is not None:
-        context.load_cert_chain(client_cert, client_key)
+        with _naming(client_cert, client_key):
+            context.load_cert_chain(client_cert, client_key)
     if alpn:
         context.set_alpn_protocols(alpn)
     return context
@@ -100,7 +102,8 @@ def context_for(options: TLSOptions, server_side: bool) -> ssl.SSLContext:
     if server_side and "certfile" not in given:
         raise ValueError('a TLS server needs a certificate: {"certfile": ..., "keyfile": ...}')
     purpose = ssl.Purpose.CLIENT_AUTH if server_side else ssl.Purpose.SERVER_AUTH
-    context = ssl.create_default_context(purpose, cafile=given.get("ca_certs"))
+    with _naming(given.get("ca_certs")):
+        context = ssl.create_default_context(purpose, cafile=given.get("ca_certs"))
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if server_side:
         # A renegotiation costs the server far more than the client that asks for it.
@@ -110,12 +113,30 @@ def context_for(options: TLSOptions, server_side: bool) -> ssl.SSLContext:
             context.check_hostname = False
         context.verify_mode = given["cert_reqs"]
     if "certfile" in given:
-        context.load_cert_chain(given["certfile"], given.get("keyfile"))
+        with _naming(given["certfile"], given.get("keyfile")):
+            context.load_cert_chain(given["certfile"], given.get("keyfile"))
     if "ciphers" in given:
         context.set_ciphers(given["ciphers"])
     if "alpn_protocols" in given:
         context.set_alpn_protocols(given["alpn_protocols"])
     return context
+
+
+@contextlib.contextmanager
+def _naming(*files: Any) -> Generator[None]:
+    """Let errors of the block tell which file it is that they are about; ``ssl``'s own do not.
+
+    Raises:
+        OSError: a file cannot be read; ``ssl.SSLError`` if it is not what it should be.
+    """
+    names = [file for file in files if file is not None]
+    for name in names:
+        open(name, "rb").close()
+    try:
+        yield
+    except ssl.SSLError as error:
+        error.strerror = f"{error.strerror}; it is about {' and '.join(map(str, names))}"
+        raise
 
 
 def wrap(
@@ -544,6 +565,10 @@ def discard_received(sock: Any) -> None:
                 break
 
 
+# What OpenSSL says to bytes that are no record: its names for it have changed.
+_NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE")
+
+
 def explain(error: BaseException, place: str) -> str:
     """Say in one line why TLS with a place failed.
 
@@ -554,5 +579,8 @@ def explain(error: BaseException, place: str) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the certificate of {place} is not trusted: {error.verify_message}"
     if isinstance(error, ssl.SSLError) and error.reason:
-        return f"TLS with {place} failed: {error.reason.lower().replace('_', ' ')}"
+        reason = error.reason.lower().replace("_", " ")
+        if error.reason in _NO_TLS:
+            reason += "; what answers there does not speak TLS, it seems"
+        return f"TLS with {place} failed: {reason}"
     return f"TLS with {place} failed: {error}"

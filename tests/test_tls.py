@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import ssl
 from collections import OrderedDict
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -88,8 +90,34 @@ def test_explanations() -> None:
     )
     wrong = ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number")
     wrong.reason = "WRONG_VERSION_NUMBER"
-    assert explain(wrong, "h:1") == "TLS with h:1 failed: wrong version number"
+    assert explain(wrong, "h:1") == (
+        "TLS with h:1 failed: wrong version number; what answers there does not speak TLS, it seems"
+    )
+    other = ssl.SSLError(1, "[SSL: NO_PROTOCOLS_AVAILABLE] no protocols available")
+    other.reason = "NO_PROTOCOLS_AVAILABLE"
+    assert explain(other, "h:1") == "TLS with h:1 failed: no protocols available"
     assert explain(ConnectionResetError("reset"), "h:1") == "TLS with h:1 failed: reset"
+
+
+def test_which_file_it_is(ca: Authority, tmp_path: Path) -> None:
+    there, missing, wrong = str(ca.pem), str(tmp_path / "missing"), tmp_path / "wrong"
+    wrong.write_text("nothing of this")
+    cases: list[tuple[Any, type[Exception], Any]] = [
+        ({"ca_certs": missing}, FileNotFoundError, missing),
+        ({"client_cert": missing}, FileNotFoundError, missing),
+        ({"ca_certs": str(wrong)}, ssl.SSLError, wrong),
+        ({"client_cert": there, "client_key": missing}, FileNotFoundError, missing),
+        ({"client_cert": str(wrong)}, ssl.SSLError, wrong),
+    ]
+    for options, error, told in cases:
+        with pytest.raises(error, match=re.escape(str(told))):
+            client_context(**options)
+    for options, error, told in (
+        ({"ca_certs": missing}, FileNotFoundError, missing),
+        ({"certfile": str(wrong)}, ssl.SSLError, wrong),
+    ):
+        with pytest.raises(error, match=re.escape(str(told))):
+            context_for(options, server_side=False)
 
 
 # --- the pump ----------------------------------------------------------------------------------

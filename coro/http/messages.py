@@ -21,6 +21,7 @@ from datetime import datetime
 from difflib import get_close_matches
 from http.client import responses
 from io import BytesIO
+from numbers import Real
 from os import PathLike
 from ssl import SSLContext
 from typing import Any, BinaryIO, Literal, Protocol, TypeAlias, TypedDict
@@ -595,15 +596,20 @@ def check_options(options: Mapping[str, Any]) -> None:
     """Refuse options that make no sense: a request's, or a client's defaults for them.
 
     Raises:
-        TypeError: there is no such option.
-        ValueError: a time limit that none can be.
+        TypeError: there is no such option, or a time limit is not a number.
+        ValueError: a time limit is negative, or 0 where that does not mean: none.
     """
     unknown = options.keys() - _NAMES
     if unknown:
         raise TypeError(_describe_unknown(unknown))
-    for name in options.keys() & _LIMITS_WITHOUT_ZERO:
-        if options[name] is not None and not options[name] > 0:
-            raise ValueError(f"{name} is a number of seconds, or None, not {options[name]!r}")
+    for name in options.keys() & _NONE_IS_A_VALUE:
+        limit = options[name]
+        if limit is not None:
+            text = f"{name} is a number of seconds, or None, not {limit!r}"
+            if not isinstance(limit, Real):
+                raise TypeError(text)
+            if not float(limit) > 0 and (limit != 0 or name in _LIMITS_WITHOUT_ZERO):
+                raise ValueError(text)
 
 
 def _as_headers(source: HeaderSource) -> HTTPHeaders:

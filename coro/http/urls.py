@@ -67,6 +67,8 @@ def parse(url: str) -> Target:
     Raises:
         ValueError: it is not a URL, or its scheme is neither http nor https.
     """
+    if not isinstance(url, str):
+        raise TypeError(f"a URL is text, not {url!r:.100}")
     try:
         bare, zone = _split_zone(url)
         href = ada_url.normalize_url(bare)

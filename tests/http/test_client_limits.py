@@ -549,3 +549,13 @@ def test_zero_is_no_limit_of_the_new_kinds(fetch: Any, name: str, value: int) ->
         fetch("http://127.0.0.1:1/", **{name: value})
     with pytest.raises(ValueError, match=name):
         AsyncHTTPClient(force_instance=True, defaults={name: value})
+
+
+@pytest.mark.parametrize("name", ["connect_timeout", "request_timeout", "write_timeout"])
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [("5", TypeError), ([5], TypeError), (-1, ValueError), (float("nan"), ValueError)],
+)
+def test_what_is_no_limit(fetch: Any, name: str, value: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match=f"{name} is a number of seconds, or None, not"):
+        fetch("http://127.0.0.1:1/", **{name: value})

@@ -368,6 +368,12 @@ def test_what_is_not_a_url(fetch: Any, client: AsyncHTTPClient, url: str) -> Non
     assert client.statistics() == {"active": 0, "waiting": 0, "idle": 0, "opened": 0}
 
 
+@pytest.mark.parametrize("url", [None, b"http://127.0.0.1/", 80])
+def test_what_is_not_even_text(fetch: Any, url: Any) -> None:
+    with pytest.raises(TypeError, match="a URL is text, not "):
+        fetch(url)
+
+
 def test_a_request_object_takes_no_further_options(fetch: Any) -> None:
     with pytest.raises(ValueError, match="kwargs can't be used"):
         fetch(HTTPRequest("http://127.0.0.1/"), method="HEAD")
