@@ -7,7 +7,7 @@ handler has ended, whichever comes last. So much counts against ``max_connection
 A listener is watched, or it rests. It rests while the server has as many connections as it may, and
 for a while after ``accept`` failed for want of descriptors or memory: otherwise a level-triggered
 poller would tell in every turn of a connection that nobody can take. The pause doubles from try to
-try, and the log tells of the first.
+try, and the log tells of the first, until all who waited have been accepted.
 
 Processes. After ``bind(port)`` and ``start(n)`` the workers share the parent's listening sockets:
 no connection is lost when a worker dies, but the kernel wakes whom it likes. With ``bind(port,
@@ -374,6 +374,7 @@ class _Listener:
     __slots__ = (
         "_run",
         "_seconds",
+        "_told",
         "_watched",
         "left",
         "loop",
@@ -390,8 +391,10 @@ class _Listener:
         self.place = format_address(sock.getsockname())
         self.pause: Timer | None = None
         self.left: int | None = None
-        # How long the last pause was, since accepting went well.
+        # How long the last pause was, since one was accepted; whether it was told, since nobody had to
+        # wait: at the limit, one may be accepted now and then.
         self._seconds = 0.0
+        self._told = False
         self._watched = False
         # Handlers run in the context of who made the server listen.
         self._run: Callable[..., Any] = copy_context().run
@@ -452,6 +455,9 @@ class _Listener:
         try:
             accepted, address = self.socket.accept()
         except (BlockingIOError, InterruptedError):
+            if self._told:
+                self._told = False
+                _log.info("accepting on %s goes on", self.place)
             return False
         except OSError as error:
             if error.errno in _EXHAUSTED:
@@ -466,9 +472,7 @@ class _Listener:
                 return False
             # An error of the connection that was about to be accepted.
             return True
-        if self._seconds:
-            self._seconds = 0.0
-            _log.info("accepting on %s goes on", self.place)
+        self._seconds = 0.0
         if self.left is not None:
             self.left -= 1
         self.server._begin(accepted, address)
@@ -476,7 +480,8 @@ class _Listener:
 
     def _pause(self, error: OSError) -> None:
         self.server._failed_accepts += 1
-        if not self._seconds:
+        if not self._told:
+            self._told = True
             _log.warning("accepting on %s pauses: %s", self.place, error)
         self._seconds = min(2 * self._seconds or FIRST_PAUSE, LONGEST_PAUSE)
         self.rest()

@@ -36,9 +36,8 @@ class EchoServer(TCPServer):
         try:
             while not self.stopping:
                 data = yield stream.read_bytes(65536, partial=True)
-                yield stream.write(
-                    data
-                )  # waits until the peer has room: a slow one costs no memory
+                # Waits until the peer has room: a slow one costs no memory.
+                yield stream.write(data)
         except StreamClosedError:
             pass  # the peer has left, or end() closed the stream
         finally:
@@ -65,7 +64,9 @@ def main(host: str, port: int, certificate: str | None) -> Generator[Any, Any, N
         if not stopped.done():
             stopped.set_result(number)
 
-    server = EchoServer(ssl_options=None if certificate is None else {"certfile": certificate})
+    tls = None if certificate is None else {"certfile": certificate}
+    # Half open: who has said all still gets the rest of it back.
+    server = EchoServer(tls, half_open=True)
     server.listen(port, host)
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal, number)

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import ssl
@@ -231,6 +232,8 @@ class TestPlaces:
             # One that is killed is replaced.
             os.kill(processes.pop(), signal.SIGKILL)
             assert all(get(served.port)[0] == 200 for _ in range(20))
+        # Who runs it is told.
+        assert re.search(r"^worker \d .*by SIGKILL; starting it again$", served.log, re.MULTILINE)
 
 
 class TestTheEnd:

@@ -519,8 +519,9 @@ class FailingListener(socket.socket):
 
     def accept(self) -> tuple[socket.socket, Any]:
         self.tries += 1
-        if self.errors:
-            raise OSError(number := self.errors.pop(0), os.strerror(number))
+        # 0: none this time.
+        if self.errors and (number := self.errors.pop(0)):
+            raise OSError(number, os.strerror(number))
         return super().accept()
 
 
@@ -579,6 +580,27 @@ class TestErrorsOfAccept:
             with client_of(server):
                 turn_until(loop, lambda: len(server.came) == 2, step)
             assert loop.time() - began == pytest.approx(0.05)
+        turn_until(loop, lambda: not server.statistics()["connections"])
+
+    def test_at_the_limit_it_is_told_once(
+        self,
+        loop: IOLoop,
+        failing: Callable[..., tuple[Echo, FailingListener]],
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """One is accepted now and then, while others wait."""
+        caplog.set_level(logging.INFO)
+        server, listener = failing()
+        clients = []
+        for count in range(5):
+            listener.errors = [0, errno.EMFILE]
+            clients += [client_of(server), client_of(server)]
+            turn_until(loop, lambda: server.statistics()["failed_accepts"] > count, step)
+        assert [record.levelno for record in caplog.records] == [logging.WARNING]
+        turn_until(loop, lambda: len(server.came) == 10, step)
+        assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.INFO]
+        for client in clients:
+            client.close()
         turn_until(loop, lambda: not server.statistics()["connections"])
 
     def test_a_pausing_server_can_stop(

@@ -66,8 +66,6 @@ def cli() -> None:
 
     `coro fetch --help` tells all about fetching, `coro serve --help` about serving.
     """
-    # Failures are told once, as results. What coro itself does wrong (coro.application) is not.
-    logging.getLogger("coro.general").addHandler(logging.NullHandler())
 
 
 def _parse_headers(
@@ -307,6 +305,8 @@ def fetch(
     Fetched means: a whole response with a status 2xx. Any other is a failure, and its body is not
     saved. Standard error gets a line for each failure, and a progress bar if it is a terminal.
     """
+    # Failures are told once, as results. What coro itself does wrong (coro.application) is not.
+    logging.getLogger("coro.general").addHandler(logging.NullHandler())
     if not urls and source is None:
         raise click.UsageError("Nothing to fetch: give URLs, or --input FILE.")
     if source == "-" and data == "@-":

@@ -32,6 +32,9 @@ __all__ = ["Options", "Service", "find", "serve"]
 GRACE_BEYOND = 5.0
 """Seconds that workers have beyond those of their requests, for what the application cleans up."""
 
+BACKLOG = 2048
+"""Connections that may wait while the workers are busy."""
+
 # Exit status: the application said that it cannot start.
 CANNOT_START = 3
 
@@ -236,8 +239,8 @@ def _bind(options: Options) -> list[socket.socket]:
         if options.fd is not None:
             return [listening_socket(options.fd)]
         if options.unix is not None:
-            return [bind_unix_socket(options.unix, options.unix_mode)]
-        return bind_sockets(options.port, options.host)
+            return [bind_unix_socket(options.unix, options.unix_mode, BACKLOG)]
+        return bind_sockets(options.port, options.host, backlog=BACKLOG)
     except OSError as error:
         reason = str(error.strerror or error)
         if options.fd is not None:
