@@ -78,7 +78,10 @@ class Router:
         return decorate
 
     def __call__(self, request: HTTPServerRequest) -> Any:
-        """Answer a request: 404 if no route has its path, 405 if none has its method."""
+        """Answer a request: 404 if no route has its path, 405 if none has its method.
+
+        OPTIONS is answered with what there is, where no route has it.
+        """
         path, method = request.path, request.method
         allowed: set[str] = set()
         for verb, pattern, handler in self._routes:
@@ -95,5 +98,9 @@ class Router:
             return Response("404 Not Found\n", 404)
         if "GET" in allowed:
             allowed.add("HEAD")
+        if method == "OPTIONS":
+            # RFC 9110 section 9.3.7.
+            allowed.add("OPTIONS")
+            return Response(b"", 204, {"Allow": ", ".join(sorted(allowed))})
         # RFC 9110 section 15.5.6.
         return Response("405 Method Not Allowed\n", 405, {"Allow": ", ".join(sorted(allowed))})

@@ -47,6 +47,14 @@ def test_another_method_is_405_and_told_which(router: Router) -> None:
     assert (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD, PUT")
 
 
+def test_options_tells_which_methods_there_are(router: Router) -> None:
+    answer = ask(router, "OPTIONS", "/rooms/x")
+    assert (answer.status, answer.headers["Allow"]) == (204, "GET, HEAD, OPTIONS, PUT")
+    assert ask(router, "OPTIONS", "/rooms/a/b").status == 404
+    router.add("OPTIONS", "/rooms/{name}", lambda request, name: name)
+    assert ask(router, "OPTIONS", "/rooms/x") == "x"
+
+
 @pytest.mark.parametrize("path", ["rooms", "/{a}/{a}"])
 def test_a_path_that_makes_no_sense(path: str) -> None:
     with pytest.raises(ValueError, match=r"slash|twice"):
