@@ -391,8 +391,8 @@ class _Listener:
         self.place = format_address(sock.getsockname())
         self.pause: Timer | None = None
         self.left: int | None = None
-        # How long the last pause was, since one was accepted; whether it was told, since nobody had to
-        # wait: at the limit, one may be accepted now and then.
+        # How long the last pause was, since one was accepted; whether it was told, since nobody had
+        # to wait: at the limit, one may be accepted now and then.
         self._seconds = 0.0
         self._told = False
         self._watched = False
