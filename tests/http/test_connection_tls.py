@@ -94,6 +94,35 @@ def test_other_tls_options_other_connections(
         assert server.connections == number, given
 
 
+def test_a_host_that_is_to_be_found_elsewhere(
+    real_loop: IOLoop, tls_client: Any, raw_server: RawServerFactory, ca: Authority
+) -> None:
+    """TLS and HTTP speak of the host that was asked for; two of them share no connection."""
+    context = ca.server_context("one.test", "two.test")
+    named = []
+    heads = []
+    context.sni_callback = lambda _conn, name, _context: named.append(name)
+
+    def script(conn: socket.socket) -> None:
+        while True:
+            heads.append(read_request(conn))
+            conn.sendall(response())
+
+    server = raw_server(script, tls=context)
+    for name in ("one.test", "two.test", "one.test"):
+        url = f"https://{name}:{server.port}/"
+        real_loop.run_sync(
+            functools.partial(
+                tls_client.fetch,
+                url,
+                ca_certs=str(ca.pem),
+                overrides={"one.test": "127.0.0.1", "two.test": "127.0.0.1"},
+            )
+        )
+    assert named == ["one.test", "two.test"]
+    assert [fields_of(head)["Host"].partition(":")[0] for head in heads] == [*named, "one.test"]
+
+
 def test_certificates_are_checked(
     real_loop: IOLoop, tls_client: Any, raw_server: RawServerFactory, ca: Authority
 ) -> None:

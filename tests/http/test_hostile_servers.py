@@ -7,6 +7,7 @@ same place: whatever was left of the hostile connection, it is not taken for tha
 from __future__ import annotations
 
 import logging
+import tracemalloc
 from collections.abc import Generator, Iterator
 from typing import Any
 
@@ -27,6 +28,9 @@ LIMITS: dict[str, Any] = {"connect_timeout": 5, "request_timeout": 20, "inactivi
 
 # Bytes that a hostile server may get rid of: what the kernel and the stream take before they stop.
 MOST_SENT = 16_000_000
+
+# Bytes of memory that a fetch from one may take: a limit of a million of decoded ones among them.
+MOST_HELD = 4_000_000
 
 HONEST = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nhonest"
 
@@ -149,5 +153,24 @@ def test_in_simulation(name: str) -> None:
         check(case, simulate(attack, case, seed=seed, timeout=1000))
 
 
+GREEDY = [
+    name
+    for name, case in CASES.items()
+    if "bomb" in name or any(isinstance(step, Endless) for step in case.plan)
+]
+
+
+@pytest.mark.parametrize("name", GREEDY)
+def test_memory(loop: Any, name: str) -> None:
+    """Client, server and what is under way between them, at their largest."""
+    tracemalloc.start()
+    try:
+        loop.run_sync(lambda: attack(CASES[name]))
+        assert tracemalloc.get_traced_memory()[1] < MOST_HELD
+    finally:
+        tracemalloc.stop()
+
+
 def test_there_are_many() -> None:
+    assert len(GREEDY) >= 10
     assert len(CASES) >= 150
