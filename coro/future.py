@@ -45,7 +45,7 @@ _log = logging.getLogger("coro.application")
 class Runnable(Protocol):
     """What may stand in a ready queue besides ``(callback, args, context)``: a task."""
 
-    def _run(self) -> None: ...
+    def _run(self) -> object: ...
 
 
 class Loop(Protocol):

@@ -128,6 +128,8 @@ class IOLoop:
 
     # Turns what a callback returned into a future; ``gen`` fills it.
     convert: ClassVar[Callable[[Any], Any]]
+    # The class of tasks, which take further ones of a turn out of the queue by themselves.
+    task_type: ClassVar[type]
 
     # Makes the asyncio loop that stands on this one; ``aio`` fills it.
     face: ClassVar[Callable[[IOLoop], Any]]
@@ -341,6 +343,7 @@ class IOLoop:
         timers = self._timers
         heap = timers.heap
         polled = -math.inf
+        task_type = self.task_type
         item = callback = args = context = result = None
         try:
             while True:
@@ -382,9 +385,14 @@ class IOLoop:
                         self._max_lag = max(self._max_lag, self._lag)
                         ready.extend(due)
                         del due
-                for _ in range(len(ready)):
+                left = len(ready)
+                while left:
+                    left -= 1
                     item = ready.popleft()
                     kind = type(item)
+                    if kind is task_type:
+                        left = item._run(left)
+                        continue
                     if kind is tuple:
                         callback, args, context = item
                     elif kind is Timer:

@@ -13,6 +13,7 @@ show. ``_run`` resumes a task, and goes on in the same step
   that such a task cannot starve the loop);
 - with the parent, when the task ended and the parent is all that waits for it. A chain of
   coroutines is thus unwound without recursion and without a trip through the queue for each level;
+- with the next entry of the turn, if that is a task too: so a row of tasks costs one call;
 - with a child that has not started yet. A call starts its coroutine inside the caller's step, which
   nests; beyond a fixed depth a call only creates the task, which starts when it is yielded (or
   else in the next turn). So neither chain nor tree of coroutines can exhaust the interpreter's
@@ -377,10 +378,18 @@ class Task(Future[T]):
         finally:
             self = yielded = None  # type: ignore[assignment]
 
-    def _run(self) -> None:
-        """Resume the task, and whatever can go on in the same step (see the top of this file)."""
+    def _run(self, left: int = 0) -> int:
+        """Resume the task, and whatever can go on in the same step (see the top of this file).
+
+        Arguments:
+            left: how many entries of the ready queue belong to this turn. Tasks that come first
+                among them get their steps here as well, without a call for each.
+        Returns:
+            How many are left then.
+        """
         task: Any = self
         loop = self._loop
+        ready = loop._ready
         hooks = loop._hooks
         budget = MAX_CONTINUATIONS
         # Whether an error was met whose traceback may refer to this frame.
@@ -423,7 +432,9 @@ class Task(Future[T]):
                         errors = True
                         yielded = context.run(send.__self__.throw, error)
 
-                    while yielded is _DONE:  # the usual end, spelt out: a parent goes on
+                    while (
+                        yielded is not None and yielded is _DONE
+                    ):  # the usual end, spelt out: a parent goes on
                         waiting = task._waiter
                         if (
                             waiting is None
@@ -448,11 +459,19 @@ class Task(Future[T]):
                         send = task._send
                         yielded = context.run(send, value)
                     if yielded is None:
-                        loop._ready.append(task)
+                        ready.append(task)
                         loop._poll_wanted = True
                         if not task._held:
                             task._hold()
-                        return
+                        if not left or errors or hooks is not None:
+                            return left
+                        if type(ready[0]) is not Task:
+                            return left
+                        left -= 1
+                        budget = MAX_CONTINUATIONS
+                        kind = None
+                        waiting = ready.popleft()
+                        break
                     kind = type(yielded)
                     if kind is not Task and kind not in KINDS:
                         if kind is _Ended:
@@ -462,11 +481,11 @@ class Task(Future[T]):
                             yielded = task._convert(yielded)
                             kind = type(yielded)
                         if yielded is moment:
-                            loop._ready.append(task)
+                            ready.append(task)
                             loop._poll_wanted = True
                             if not task._held:
                                 task._hold()
-                            return
+                            return left
                     if yielded._state == PENDING:
                         if (
                             yielded._waiter is None
@@ -483,11 +502,19 @@ class Task(Future[T]):
                             if not task._held:
                                 task._held = True
                                 loop._tasks[task] = None
-                            return
+                            if not left or errors or hooks is not None:
+                                return left
+                            if type(ready[0]) is not Task:
+                                return left
+                            left -= 1
+                            budget = MAX_CONTINUATIONS
+                            value = None
+                            waiting = ready.popleft()
+                            break
                         errors = True
                         waiting = task._suspend(yielded)
                         if waiting is None:
-                            return
+                            return left
                         if waiting is not task:
                             break
                         yielded = task._waiting
@@ -495,10 +522,10 @@ class Task(Future[T]):
                     budget -= 1
                     if budget <= 0:
                         task._waiting = yielded
-                        loop._ready.append(task)
+                        ready.append(task)
                         if not task._held:
                             task._hold()
-                        return
+                        return left
                     if task._must_cancel:
                         error = task._take_cancel()
                         if yielded._state == DONE:
@@ -518,15 +545,15 @@ class Task(Future[T]):
                 errors = True
                 task = task._end(yielded.state)
                 if task is None:
-                    return
+                    return left
                 budget -= 1
                 if budget <= 0:
                     if yielded is _FAILED:
                         # Unless a cancellation overtakes it, the parent will look at the error.
                         task._waiting._arm(task._waiting._value)
-                    loop._ready.append(task)
+                    ready.append(task)
                     task = None
-                    return
+                    return left
         except BaseException as caught:
             errors = True
             if task is None or task._state != PENDING:
@@ -534,6 +561,7 @@ class Task(Future[T]):
             task._thrown(caught)
             if isinstance(caught, KeyboardInterrupt | SystemExit):
                 raise
+            return left
         finally:
             loop._current_task = None
             if hooks is not None and task is not None:
@@ -1119,3 +1147,4 @@ def _likely_slip(yielded: object) -> str:
 
 
 IOLoop.convert = staticmethod(convert_yielded)
+IOLoop.task_type = Task
