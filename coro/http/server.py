@@ -796,7 +796,8 @@ class ServerConnection:
             if isinstance(stream, SSLIOStream):
                 # It cannot half-close: who has said all need not wait to be left.
                 yield stream.write(b"")
-                if self._decoder.complete and not self._decoder.rest:
+                decoder = self._decoder
+                if decoder.complete and not decoder.begun and not decoder.rest:
                     return
             else:
                 yield stream.send_eof()

@@ -467,6 +467,24 @@ def test_a_refusal_reaches_who_is_sending(tmp_path: Path, ca: Authority, tls: bo
     assert served.log.count("413") == 0
 
 
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_so_does_that_of_a_head(tmp_path: Path, ca: Authority, tls: bool) -> None:
+    (tmp_path / "app.py").write_text(textwrap.dedent(APP))
+    options = ("--certfile", ca.issue()) if tls else ()
+    head = b"GET / HTTP/1.1\r\nHost: a\r\nA: " + b"b" * 900_000 + b"\r\n\r\n"
+    with coro_serve("app:router", "-p", 0, *options, cwd=tmp_path) as served:
+        for _ in range(10):
+            with ExitStack() as stack:
+                sock = stack.enter_context(socket.create_connection(("127.0.0.1", served.port)))
+                if tls:
+                    context = ca.client_context()
+                    sock = stack.enter_context(
+                        context.wrap_socket(sock, server_hostname="localhost")
+                    )
+                sock.sendall(head)
+                assert sock.recv(1000).startswith(b"HTTP/1.1 431 ")
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     site = tmp_path_factory.mktemp("load")
