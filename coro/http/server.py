@@ -114,6 +114,7 @@ class HTTPServer(TCPServer):
         ssl_options: serve TLS, see ``TCPServer``.
         max_header_size: limit for a request's head, in bytes.
         max_headers: limit for the number of its fields.
+        max_target_size: limit for its first line, in bytes.
         max_body_size: limit for a request's body, in bytes.
         idle_connection_timeout: seconds that a connection may wait for its next request.
         header_timeout: seconds that a head may take to come.

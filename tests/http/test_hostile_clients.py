@@ -26,6 +26,7 @@ from coro.loop import IOLoop
 from coro.stream import IOStream
 from coro.tcp import connect
 from coro.testing import simulate
+from tests.support.authority import Authority
 from tests.support.virtual import closing_loop, virtual_loop
 
 # Ways in which a plan ends: the client closes, resets, or says that it sends nothing more.
@@ -402,9 +403,9 @@ class Client:
         return [int(each) for each in found]
 
 
-def ask(port: int) -> Generator[Any, Any, None]:
+def ask(port: int, **how: Any) -> Generator[Any, Any, None]:
     """Be served as an honest client."""
-    stream = yield connect("127.0.0.1", port)
+    stream = yield connect("127.0.0.1", port, **how)
     yield stream.write(GET)
     head = yield stream.read_until(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -412,18 +413,26 @@ def ask(port: int) -> Generator[Any, Any, None]:
 
 
 @coroutine
-def attack(case: Case) -> Generator[Any, Any, Client]:
-    """Return the client when its connection is over; honest ones came meanwhile and after it."""
-    server = HTTPServer(answer, **LIMITS)
+def attack(case: Case, ca: Authority | None = None) -> Generator[Any, Any, Client]:
+    """Return the client when its connection is over; honest ones came meanwhile and after it.
+
+    With an authority, they speak TLS.
+    """
+    how: dict[str, Any] = {}
+    tls = None
+    if ca is not None:
+        tls = ca.server_context()
+        how = {"ssl_options": ca.client_context(), "server_hostname": "localhost"}
+    server = HTTPServer(answer, ssl_options=tls, **LIMITS)
     server.listen(0, "127.0.0.1")
     port = server.sockets[0].getsockname()[1]
-    client = Client((yield connect("127.0.0.1", port, half_open=True)))
+    client = Client((yield connect("127.0.0.1", port, half_open=True, tls_half_close=True, **how)))
     playing = client.play(case.plan, not case.deaf)
     try:
         for _ in range(3):
-            yield with_timeout(timeout_of(SOON), coroutine(ask)(port))
+            yield with_timeout(timeout_of(SOON), coroutine(ask)(port, **how))
         yield playing
-        yield with_timeout(timeout_of(SOON), coroutine(ask)(port))
+        yield with_timeout(timeout_of(SOON), coroutine(ask)(port, **how))
     finally:
         yield server.shutdown(5)
     assert server.statistics()["connections"] == 0
@@ -454,6 +463,16 @@ def test_on_sockets(loop: IOLoop, name: str, caplog: pytest.LogCaptureFixture) -
     caplog.set_level(logging.INFO)
     case = CASES[name]
     check(case, loop.run_sync(lambda: attack(case)))
+    assert len(caplog.records) <= 1
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_over_tls(name: str, ca: Authority, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    case = CASES[name]
+    with closing_loop() as loop:
+        check(case, loop.run_sync(lambda: attack(case, ca)))
     assert len(caplog.records) <= 1
     assert not [record for record in caplog.records if record.levelno > logging.INFO]
 
