@@ -5,8 +5,10 @@ import json
 import os
 import re
 import shlex
+import socket
 import subprocess
 import sys
+import threading
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -125,6 +127,64 @@ def test_a_socket_as_systemd_hands_it_over(site: Path) -> None:
     with ExitStack() as stack:
         run_daemon(stack, command, port, None, cwd=site)
         assert ask(port)[0] == 200
+
+
+class Customers:
+    """Clients that ask without a pause, some on new connections and some on kept ones.
+
+    Attributes:
+        errors: what went wrong; nothing is tried twice.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.errors: list[Exception] = []
+        self._port = port
+        self._answered = threading.Semaphore(0)
+        self._enough = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._ask, args=[keeps]) for keeps in (True, True, False, False)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _ask(self, keeps: bool) -> None:
+        with closing(http.client.HTTPConnection("127.0.0.1", self._port, timeout=PATIENCE)) as held:
+            while not self._enough.is_set():
+                try:
+                    held.request("GET", "/")
+                    response = held.getresponse()
+                    assert (response.status, response.read() != b"") == (200, True)
+                except Exception as error:
+                    self.errors.append(error)
+                    return
+                if response.will_close or not keeps:
+                    held.close()
+                self._answered.release()
+
+    def served(self, count: int) -> None:
+        """Wait until so many more were answered."""
+        for _ in range(count):
+            assert self._answered.acquire(timeout=PATIENCE)
+
+    def end(self) -> None:
+        """Let them ask no more, and wait for their last answers."""
+        self._enough.set()
+        for thread in self._threads:
+            thread.join()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_restarts_lose_nothing(site: Path, workers: int) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
+        fd = listener.fileno()
+        command = ("app:app", "--fd", fd, "--workers", workers, "--no-access-log")
+        customers = Customers(listener.getsockname()[1])
+        for _ in range(3):
+            with coro_serve(*command, cwd=site, fds=[fd]):
+                customers.served(50)
+        with coro_serve(*command, cwd=site, fds=[fd]):
+            customers.end()
+        assert customers.errors == []
 
 
 def test_the_container_runs_what_serves(site: Path) -> None:
