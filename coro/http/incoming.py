@@ -33,7 +33,8 @@ __all__ = ["MAX_TARGET_BYTES", "RefusalError", "RequestDecoder", "RequestHead"]
 MAX_TARGET_BYTES = 16384
 
 # Longer than any method that is known (RFC 9112 section 3).
-_LONG_METHOD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{65}")
+_LONG = 65
+_LONG_METHOD = re.compile(rb"[!#$%%&'*+\-.^_`|~0-9A-Za-z]{%d}" % _LONG)
 
 # Longer heads are not kept to be compared with the next: an idle connection is to stay small.
 _MAX_KNOWN_BYTES = 2048
@@ -80,12 +81,23 @@ class RefusalError(HTTPInputError):
         self.status = status
 
 
+def _check_method(line: bytes | bytearray, limit: int = MAX_TARGET_BYTES) -> None:
+    """Refuse a method that is too long, whatever comes after it.
+
+    Raises:
+        RefusalError: it is.
+    """
+    if len(line) >= _LONG and _LONG_METHOD.match(line, 0, limit):
+        raise RefusalError(501, f"unknown method {bytes(line[:32])!r}...")
+
+
 def _parse_request_line(line: bytes) -> tuple[str, str, str]:
     """Read a request line (RFC 9112 section 3): method, target and version.
 
     Raises:
         RefusalError: it is none of HTTP/1.0 or 1.1.
     """
+    _check_method(line)
     if not _REQUEST_LINE.fullmatch(line):
         raise RefusalError(400, f"malformed request line {line[:100]!r}")
     method, target, version = line.decode("ascii").split(" ")
@@ -424,8 +436,8 @@ class RequestDecoder:
         """
         if self._line_at < 0:
             return bytes(seen[before:])
-        if not self._line_at and _LONG_METHOD.match(seen, 0, self._max_target_bytes):
-            raise RefusalError(501, f"unknown method {bytes(seen[:32])!r}...")
+        if not self._line_at:
+            _check_method(seen, self._max_target_bytes)
         end = seen.find(b"\n", before, self._max_target_bytes)
         if end < 0:
             self._check_begun_line(seen)
