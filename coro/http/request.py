@@ -6,17 +6,13 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from http.cookies import CookieError, SimpleCookie
 from typing import Any, Protocol
-from urllib.parse import parse_qsl
 
-from coro.errors import HTTPInputError
 from coro.future import Future
+from coro.http.forms import Arguments, Files, parse_arguments, parse_multipart
 from coro.http.headers import HTTPHeaders
 from coro.http.incoming import RequestHead
 
 __all__ = ["HTTPServerRequest"]
-
-# How many arguments a query or a form may have.
-MAX_ARGUMENTS = 1000
 
 
 class _Connection(Protocol):
@@ -55,7 +51,7 @@ class HTTPServerRequest:
 
     __slots__ = (
         "_client",
-        "_cookies",
+        "_form",
         "_headers",
         "body",
         "connection",
@@ -67,6 +63,7 @@ class HTTPServerRequest:
 
     # The bytes of the body, as far as they were collected.
     body: bytes
+    _form: tuple[Arguments, Files]  # once somebody has asked for it
 
     def __init__(self, connection: _Connection, head: RequestHead, started: float) -> None:
         self.connection = connection
@@ -156,28 +153,49 @@ class HTTPServerRequest:
     # --- what clients put into requests ----------------------------------------------------
 
     @property
-    def query_arguments(self) -> dict[str, list[bytes]]:
+    def query_arguments(self) -> Arguments:
         """The arguments of the query, percent-decoded; each name with its values.
 
         Raises:
             HTTPInputError: there are too many.
         """
-        return _arguments(self.query)
+        return parse_arguments(self.query)
 
     @property
-    def body_arguments(self) -> dict[str, list[bytes]]:
-        """The arguments of a body that is a form (``application/x-www-form-urlencoded``).
+    def body_arguments(self) -> Arguments:
+        """The arguments of a body that is a form, with or without files; see ``files``.
 
         Raises:
-            HTTPInputError: there are too many.
+            HTTPInputError: there are too many, or the form is malformed.
         """
-        kind = self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        if kind != "application/x-www-form-urlencoded":
-            return {}
-        return _arguments(self.body.decode("latin-1"))
+        if self._kind() == "application/x-www-form-urlencoded":
+            return parse_arguments(self.body.decode("latin-1"))
+        return self._multipart()[0]
 
     @property
-    def arguments(self) -> dict[str, list[bytes]]:
+    def files(self) -> Files:
+        """The files of a form (``multipart/form-data``), each name with its ``HTTPFile`` objects.
+
+        Raises:
+            HTTPInputError: the form is malformed, or has too many parts.
+        """
+        return self._multipart()[1]
+
+    def _kind(self) -> str:
+        return self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+
+    def _multipart(self) -> tuple[Arguments, Files]:
+        try:
+            return self._form
+        except AttributeError:
+            is_one = self.body and self._kind() == "multipart/form-data"
+        self._form = (
+            parse_multipart(self.headers["Content-Type"], self.body) if is_one else ({}, {})
+        )
+        return self._form
+
+    @property
+    def arguments(self) -> Arguments:
         """The arguments of query and form together.
 
         Raises:
@@ -261,18 +279,3 @@ class HTTPServerRequest:
 
     def __repr__(self) -> str:
         return f"<HTTPServerRequest {self.method} {self.uri} from {self.remote_ip}>"
-
-
-def _arguments(text: str) -> dict[str, list[bytes]]:
-    found: dict[str, list[bytes]] = {}
-    try:
-        # latin-1 carries each byte through.
-        pairs = parse_qsl(
-            text, keep_blank_values=True, encoding="latin-1", max_num_fields=MAX_ARGUMENTS
-        )
-    except ValueError as error:
-        raise HTTPInputError(f"more than {MAX_ARGUMENTS} arguments") from error
-    for name, value in pairs:
-        name = name.encode("latin-1").decode("utf-8", "replace")
-        found.setdefault(name, []).append(value.encode("latin-1"))
-    return found

@@ -827,6 +827,28 @@ def test_with_the_client(loop: IOLoop, serve: Any) -> None:
     client.close()
 
 
+def test_a_form_with_files(loop: IOLoop, serve: Any) -> None:
+    def handler(request: HTTPServerRequest) -> Response:
+        (file,) = request.files["photo"]
+        assert request.files is request.files
+        assert request.arguments == {"q": [b"1"], "title": [b"Beach"]}
+        return Response(f"{file.filename} {file.content_type} {len(file.body)}")
+
+    url = f"http://127.0.0.1:{port_of(serve(handler))}/?q=1"
+    client = AsyncHTTPClient(force_instance=True)
+    options: Any = {
+        "data": {"title": "Beach"},
+        "files": {"photo": ("a.png", bytes(1000), "image/png")},
+    }
+    got = loop.run_sync(lambda: client.fetch(url, method="POST", **options))
+    assert got.body == b"a.png image/png 1000"
+    # What is no form is a request at fault, not a handler.
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    options = {"headers": headers, "body": b"nothing of a form", "raise_error": False}
+    assert loop.run_sync(lambda: client.fetch(url, method="POST", **options)).code == 400
+    client.close()
+
+
 def test_tls(loop: IOLoop, serve: Any, ca: Authority) -> None:
     server = serve(lambda request: Response(request.protocol), ssl_options=ca.server_context())
     client = AsyncHTTPClient(force_instance=True)
