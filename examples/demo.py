@@ -10,9 +10,9 @@ nothing behind.
 
 import argparse
 import contextlib
-import inspect
 import json
 import os
+import shutil
 import socket
 import statistics
 import subprocess
@@ -32,8 +32,9 @@ from coro.http import AsyncHTTPClient, HTTPError, HTTPServer
 BUDGET = 0.5
 """Seconds that the gateway waits for its services; a busy machine may need more."""
 WORKERS = 25
-WIDTH = 40
-"""Columns of a chart."""
+COLUMNS = shutil.get_terminal_size((100, 24)).columns
+WIDTH = max(10, min(40, COLUMNS - 60))
+"""Columns of a chart, beside which there is text."""
 PATIENCE = 10.0
 """Seconds that the services may take to end."""
 
@@ -53,7 +54,10 @@ COLOURS = sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
 def tell(text: str = "") -> None:
     """Print an explanation."""
-    print(textwrap.fill(text, 88, initial_indent="  ", subsequent_indent="  "), flush=True)
+    print(
+        textwrap.fill(text, min(88, COLUMNS), initial_indent="  ", subsequent_indent="  "),
+        flush=True,
+    )
 
 
 def heading(text: str) -> None:
@@ -124,8 +128,9 @@ def show_one(client: AsyncHTTPClient, url: str, budget: float) -> Generator[Any,
         f" They were asked side by side: one after the other, it would have taken"
         f" {one_by_one * 1e3:.0f} ms. This is the line that does it, in examples/gateway.py:"
     )
-    (line,) = (line for line in inspect.getsource(gateway).splitlines() if "= yield {" in line)
-    print(f"\n      {line.strip()}")
+    source = Path(__file__).with_name("gateway.py").read_text()
+    (line,) = (line.strip() for line in source.splitlines() if "= yield {" in line)
+    print(f"\n      {line}")
 
 
 @coroutine

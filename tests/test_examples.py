@@ -43,7 +43,9 @@ def run(name: str, *arguments: str, stdin: str = "") -> str:
         check=False,
         timeout=LIMIT,
     )
-    assert (ran.returncode, ran.stderr) == (0, ""), ran.stderr
+    # How long a step takes is the machine's affair.
+    complaints = re.sub(r"^Slow step of .*\n", "", ran.stderr, flags=re.MULTILINE)
+    assert (ran.returncode, complaints) == (0, ""), ran.stderr
     return ran.stdout
 
 
@@ -170,7 +172,8 @@ class TestDemo:
             "In short",
             "nothing is left behind",
         ]
-        assert re.search(".*".join(map(re.escape, told)), printed, re.DOTALL), printed
+        # However the lines are filled.
+        assert re.search(".*".join(map(re.escape, told)), " ".join(printed.split())), printed
         ports = set(map(int, re.findall(r"http://127.0.0.1:(\d+)/", printed)))
         assert len(ports) == 4
         assert all(map(refuses, ports))
