@@ -153,7 +153,7 @@ class HTTPConnection:
         self.exchanges = 0
         # When it was opened, and when the last exchange ended, in the loop's time.
         self.opened = self.idle_since = stream.io_loop.time()
-        # Called once, when the stream closes, whoever closes it.
+        # Called once, when the stream closes, whoever closes it, or when it leaves HTTP.
         self.on_close: Callable[[HTTPConnection], Any] | None = None
         # Of the present exchange; None between exchanges.
         self._limit: Timeout | None = None
@@ -182,8 +182,8 @@ class HTTPConnection:
 
     def detach(self) -> IOStream:
         """Leave HTTP after a 101: return the stream, with the first bytes of what follows."""
-        self._disarm()
-        self.on_close = None
+        # As a connection it has ended: whoever counts them is told.
+        self._closed()
         stream = self.stream
         stream.set_close_callback(None)
         stream.set_unasked_callback(None)

@@ -18,7 +18,7 @@ from coro.errors import (
 )
 from coro.future import Future
 from coro.gen import coroutine, sleep
-from coro.http import AsyncHTTPClient
+from coro.http import AsyncHTTPClient, HTTPHeaders, HTTPRequest
 from coro.http.connection import HTTPConnection, Progress
 from coro.loop import IOLoop
 from coro.resolver import Resolver
@@ -333,6 +333,33 @@ def test_another_source_address(fetch: Any, answering: Any) -> None:
     for source in (None, "127.0.0.1", None, "127.0.0.1", "127.0.0.2"):
         fetch(server.url(), network_interface=source)
     assert server.connections == 3
+
+
+def test_what_has_left_http_is_not_held(loop: IOLoop, client: AsyncHTTPClient, serve: Any) -> None:
+    """Such as a WebSocket's connection, of which a client may make one after the other."""
+    fields = {"Connection": "upgrade", "Upgrade": "x"}
+    lines = [f"{name}: {value}" for name, value in fields.items()]
+
+    def script(peer: Any) -> Any:
+        yield from peer.request()
+        yield peer.send("\r\n".join(["HTTP/1.1 101 Now", *lines, "", "first"]).encode())
+        yield from peer.silence()
+
+    server = serve(script)
+
+    @coroutine
+    def main() -> Any:
+        request = HTTPRequest(server.url())
+        got, stream = yield from client.switch_protocols(request, request.url, HTTPHeaders(fields))
+        assert got.code == 101
+        assert stream is not None
+        assert (yield stream.read_bytes(5)) == b"first"
+        counts = {"open": 0, "idle": 0, "busy": 0, "waiting": 0, "opened": 1, "reused": 0}
+        assert client.statistics_by_origin() == {server.url().rstrip("/"): counts}
+        assert not client._pool._open
+        stream.close()
+
+    loop.run_sync(main)
 
 
 # --- stale -----------------------------------------------------------------------------------
