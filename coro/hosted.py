@@ -236,6 +236,7 @@ class HostedLoop(IOLoop):
             return
         outer, slot.running = slot.running, self
         self._asked = True
+        self._queue.append = self._queue.plain
         self._asleep = False
         self._idle += self.time() - self._left
         try:

@@ -450,8 +450,10 @@ class TestTasks:
     async def test_cancelled_from_asyncio_down_to_asyncio(self) -> None:
         """Through asyncio's task, ours, an ``async def`` and asyncio's future; and back up."""
         log: list[str] = []
+        begun = asyncio.Event()
 
         async def bottom() -> None:
+            begun.set()
             try:
                 await asyncio.sleep(LIMIT)
             except asyncio.CancelledError:
@@ -475,7 +477,7 @@ class TestTasks:
                 log.append("top")
 
         task = asyncio.create_task(top())
-        await asyncio.sleep(0.001)
+        await begun.wait()
         task.cancel("why")
         with pytest.raises(asyncio.CancelledError):
             await task
