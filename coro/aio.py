@@ -39,7 +39,7 @@ from coro.errors import WrongThreadError
 from coro.hosted import Suspended, register_if_suspended
 from coro.loop import IOLoop
 from coro.net import READ, WRITE
-from coro.task import Task, swap_current
+from coro.task import Task, current_tasks, swap_current
 from coro.timers import DEADLINE
 
 __all__ = ["EventLoop", "new_event_loop"]
@@ -191,7 +191,7 @@ class _Core(IOLoop):
 
     def _get_current(self) -> Any:
         host = self._host
-        return None if host is None else asyncio.current_task(host)
+        return None if host is None else current_tasks.get(host)
 
     def _set_current(self, task: Any) -> None:
         register_if_suspended(swap_current(self._host, task))

@@ -37,7 +37,7 @@ from coro.debug import enable
 from coro.future import Slot, slot
 from coro.loop import IOLoop
 from coro.net import Poller
-from coro.task import Task, swap_current
+from coro.task import Task, current_tasks
 from coro.timers import Timer, TimerHeap
 
 __all__ = ["ATTRIBUTE", "HostedLoop", "Suspended", "register_if_suspended"]
@@ -199,10 +199,16 @@ class HostedLoop(IOLoop):
     # --- what the engine sets --------------------------------------------------------------
 
     def _get_current(self) -> Any:
-        return asyncio.current_task(self._host)
+        return current_tasks.get(self._host)
 
     def _set_current(self, task: Any) -> None:
-        previous = swap_current(self._host, task)
+        # ``swap_current`` spelt out.
+        host = self._host
+        if task is None:
+            previous = current_tasks.pop(host, None)
+        else:
+            previous = current_tasks.get(host)
+            current_tasks[host] = task
         if self._asleep:
             # The call of a coroutine from asyncio's side, which finds its loop faster so.
             slot.running = self if type(task) is Task else None

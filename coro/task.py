@@ -85,6 +85,7 @@ __all__ = [
     "coroutine",
     "current_task",
     "current_task_of",
+    "current_tasks",
     "is_coroutine_function",
     "launch_coroutine",
     "moment",
@@ -675,30 +676,32 @@ _DONE, _FAILED, _CANCELLED = map(_Ended, (DONE, FAILED, CANCELLED))
 _drivers: deque[Callable[[Any], Any]] = deque(maxlen=1000)
 
 
-def _swap_as_3_11_could(loop: Any, task: Any) -> Any:
-    """Make a task, or None, the current one of an asyncio loop; return the one before.
+class _CurrentTasks:
+    """Stands for asyncio's table of current tasks where there is none: Python 3.14 and later."""
 
-    ``_leave_task`` and ``_enter_task`` do the same, at four times the cost.
-    """
-    current: dict[Any, Any] = asyncio_tasks._current_tasks  # type: ignore[attr-defined]
+    get = staticmethod(asyncio.current_task)
+
+    def __setitem__(self, loop: Any, task: Any) -> None:
+        asyncio_tasks._swap_current_task(loop, task)  # type: ignore[attr-defined]
+
+    def pop(self, loop: Any, default: Any = None) -> Any:
+        return asyncio_tasks._swap_current_task(loop, default)  # type: ignore[attr-defined]
+
+
+# The current task of each asyncio loop, if it has one. To write to it does the same as asyncio's
+# ``_enter_task`` and ``_leave_task``, at a quarter of the cost.
+current_tasks: Any = (
+    _CurrentTasks() if sys.version_info >= (3, 14) else vars(asyncio_tasks)["_current_tasks"]
+)
+
+
+def swap_current(loop: Any, task: Any) -> Any:
+    """Make a task, or None, the current one of an asyncio loop; return the one before."""
     if task is None:
-        return current.pop(loop, None)
-    previous = current.get(loop)
-    current[loop] = task
+        return current_tasks.pop(loop, None)
+    previous = current_tasks.get(loop)
+    current_tasks[loop] = task
     return previous
-
-
-def _swap_as_3_12_does(loop: Any, task: Any) -> Any:
-    """Set the current task; return the one before."""
-    try:
-        return _swap(loop, task)
-    except KeyError:
-        # None took the place of none, which Python 3.12 refuses.
-        return None
-
-
-_swap: Callable[[Any, Any], Any] = getattr(asyncio_tasks, "_swap_current_task", _swap_as_3_11_could)
-swap_current = _swap_as_3_12_does if sys.version_info[:2] == (3, 12) else _swap
 
 
 @types.coroutine
