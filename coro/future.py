@@ -249,12 +249,13 @@ class Future(Generic[T]):
         if self._state != PENDING:
             raise InvalidStateError(f"{self!r} is settled already")
         loop = self._loop
-        if loop is not None and loop._thread is not None and loop._thread != get_ident():
+        if loop is not None and loop._thread != get_ident() and loop._thread is not None:
             self._refuse_thread()
         self._state = DONE
         self._value = result
         waiter = self._waiter
-        if waiter is not None and self._others is None and loop is not None:
+        if waiter is not None and self._others is None:
+            # Who waits made sure that there is a loop.
             self._waiter = None
             loop._ready.append(waiter)
         elif waiter is not None or self._others is not None:

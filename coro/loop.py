@@ -14,9 +14,9 @@ queue for the last time, and ``add_callback`` appends *before* it looks whether 
 Whatever the interleaving, one of the two sees the other.
 
 An event belongs to the registration that stood when the poll returned. A handler may close other
-descriptors of the same batch and reuse their numbers: their registrations are marked dead, and the
-events of the dead are dropped. The poller is level-triggered, so a new registration under the same
-number hears of its own events in the next turn.
+descriptors of the same batch and reuse their numbers: what was registered since the batch began
+gets no event of it. The poller is level-triggered, so a new registration under the same number
+hears of its own events in the next turn.
 
 After a fork the child has copies of the loops, but poller and waker are one with the parent's:
 whoever registers, waits or wakes there would do so for both. So the child drops its descriptors of
@@ -83,13 +83,16 @@ _left_behind: list[Any] = []
 class _Registration:
     """One stay of a descriptor in the loop's table."""
 
-    __slots__ = ("alive", "callback", "events", "subject")
+    __slots__ = ("batch", "callback", "events", "subject")
 
-    def __init__(self, subject: Any, callback: Callable[[int], Any], events: int) -> None:
+    def __init__(
+        self, subject: Any, callback: Callable[[int], Any], events: int, batch: int
+    ) -> None:
         self.subject = subject
         self.callback = callback
         self.events = events
-        self.alive = True
+        # The batch of events in whose time it began, or the last before it: those are another's.
+        self.batch = batch
 
 
 class IOLoop:
@@ -108,6 +111,7 @@ class IOLoop:
         "__weakref__",
         "_asleep",
         "_at_turn_end",
+        "_batch",
         "_current_task",
         "_depth",
         "_hooks",
@@ -154,6 +158,8 @@ class IOLoop:
         self._ready: deque[Any] = deque()
         self._timers = TimerHeap()
         self._handlers: dict[int, _Registration] = {}
+        # How many batches of events there were, the present one included.
+        self._batch = 0
         # Tasks that wait for something other than a suspended task, so that none vanishes: whoever
         # waits for them is referred to by them.
         # A dict for its order: what is left at the end is cancelled in the same order each time.
@@ -214,7 +220,7 @@ class IOLoop:
             except OSError:
                 # Closed without having been removed.
                 pass
-        self._handlers[waker.fileno()] = _Registration(waker, self._drain_waker, READ)
+        self._handlers[waker.fileno()] = _Registration(waker, self._drain_waker, READ, self._batch)
         self._poller = poller
         self._poll = poller.poll
         self._waker = waker
@@ -433,8 +439,10 @@ class IOLoop:
 
     def _dispatch(self, events: list[tuple[int, int]]) -> None:
         handlers = self._handlers
-        for registration, mask in [(handlers.get(fd), mask) for fd, mask in events]:
-            if registration is not None and registration.alive:
+        self._batch = batch = self._batch + 1
+        for fd, mask in events:
+            registration = handlers.get(fd)
+            if registration is not None and registration.batch != batch:
                 try:
                     registration.callback(mask)
                 except (KeyboardInterrupt, SystemExit):
@@ -511,8 +519,6 @@ class IOLoop:
         self._unclosed.detach()
         if all_fds:
             self._close_subjects()
-        for registration in self._handlers.values():
-            registration.alive = False
         self._handlers.clear()
         self._timers.clear()
         self._ready.clear()
@@ -588,8 +594,6 @@ class IOLoop:
         self._tasks = {}
         for at in range(len(ready)):
             ready[at] = _NOTHING
-        for registration in handlers.values():
-            registration.alive = False
         handlers.clear()
         # Not ``TimerHeap.clear``, which takes from the timers what they hold.
         heap.clear()
@@ -751,7 +755,8 @@ class IOLoop:
                 f"descriptor {fd} is registered already, for {self._handlers[fd].subject!r}"
             )
         self._poller.register(fd, events)
-        registration = self._handlers[fd] = _Registration(subject, callback, events)
+        registration = _Registration(subject, callback, events, self._batch)
+        self._handlers[fd] = registration
         return registration
 
     def _modify(self, fd: int, registration: _Registration, events: int) -> None:
@@ -763,7 +768,6 @@ class IOLoop:
         registration = self._handlers.pop(fd, None)
         if registration is None:
             return
-        registration.alive = False
         try:
             self._poller.unregister(fd)
         except (OSError, ValueError, KeyError):

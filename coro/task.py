@@ -392,18 +392,43 @@ class Task(Future[T]):
         loop = self._loop
         ready = loop._ready
         hooks = loop._hooks
+        waiting: Any = self._waiting
+        value: Any
+        yielded: Any
+        # A bare ``yield`` after a bare ``yield`` (it is held since the first), spelt out.
+        while waiting is None and hooks is None and not task._must_cancel:
+            loop._current_task = task
+            try:
+                yielded = task._context.run(task._send, None)
+            except BaseException as caught:
+                loop._current_task = None
+                task._thrown(caught)
+                # As below, where errors were met.
+                self = task = None  # type: ignore[assignment]
+                if isinstance(caught, KeyboardInterrupt | SystemExit):
+                    raise
+                return left
+            if yielded is not None:
+                waiting = _RESUMED
+                break
+            ready.append(task)
+            loop._poll_wanted = True
+            if not left or type(ready[0]) is not Task:
+                loop._current_task = None
+                return left
+            left -= 1
+            task = ready.popleft()
+            waiting = task._waiting
         budget = MAX_CONTINUATIONS
         # Whether an error was met whose traceback may refer to this frame.
         errors = False
-        waiting: Any
-        value: Any
-        yielded: Any
         try:
             while True:  # once for each task that is resumed in this step
-                waiting = task._waiting
                 if waiting is None:
                     value = None
                     error = task._take_cancel() if task._must_cancel else None
+                elif waiting is _RESUMED:
+                    error = _RESUMED
                 else:
                     task._waiting = None
                     if task._must_cancel:
@@ -429,6 +454,8 @@ class Task(Future[T]):
                 while True:  # once for each yield of the task
                     if error is None:
                         yielded = context.run(send, value)
+                    elif error is _RESUMED:
+                        error = None
                     else:
                         errors = True
                         yielded = context.run(send.__self__.throw, error)
@@ -541,6 +568,7 @@ class Task(Future[T]):
                     hooks.step_ended(task)
                 if kind is not _Ended:
                     task = waiting
+                    waiting = task._waiting
                     continue
                 _drivers.append(send)
                 errors = True
@@ -555,6 +583,7 @@ class Task(Future[T]):
                     ready.append(task)
                     task = None
                     return left
+                waiting = task._waiting
         except BaseException as caught:
             errors = True
             if task is None or task._state != PENDING:
@@ -626,6 +655,9 @@ class Task(Future[T]):
 # What a task that was called too deep waits for: its first step.
 _UNSTARTED: Future[Any] = Future()
 _UNSTARTED._state = CANCELLED
+
+# What stands for an error, and for what a task waited for, where it was resumed already.
+_RESUMED: Any = object()
 
 
 def cancel_with_inputs(future: Any, msg: Any) -> None:
