@@ -70,7 +70,7 @@ from coro.http.proxy import Proxy
 from coro.http.receiver import Receiver
 from coro.http.streaming import Pieces, StreamedResponse
 from coro.http.tunnel import Passage
-from coro.http.urls import Target, join, parse
+from coro.http.urls import LONGEST_KEPT, Target, join, parse
 from coro.loop import IOLoop
 from coro.net import AF_INET
 from coro.resolver import Overrides, Resolver
@@ -277,9 +277,9 @@ class AsyncHTTPClient:
         if isinstance(request, HTTPRequest):
             if kwargs:
                 raise ValueError("kwargs can't be used if request is an HTTPRequest object")
-            fresh, plain = False, request.plain
+            fresh, plain = False, request.plain and len(str(request.url)) <= LONGEST_KEPT
         else:
-            fresh, plain = True, not kwargs
+            fresh, plain = True, not kwargs and len(str(request)) <= LONGEST_KEPT
             request = HTTPRequest.usual(request) if plain else HTTPRequest(request, **kwargs)
         if callback is not None:
             task = current_task()

@@ -56,10 +56,28 @@ class InvalidHeaderError(HTTPInputError, ValueError):
 # --- names and values ----------------------------------------------------------------------
 
 
-@lru_cache(1000)
-def canonical_name(name: str) -> str:
-    """Write a field name as it is customarily written: ``coNtent-TYPE`` -> ``Content-Type``."""
-    return "-".join([word.capitalize() for word in name.split("-")])
+# The same few names come again and again; but those of a peer that means no good may be as long as
+# a head, and are not kept.
+_KEPT_NAMES = 1000
+_LONGEST_KEPT_NAME = 100
+
+
+class _CanonicalNames(dict[str, str]):
+    """By field names as they came: as they are customarily written."""
+
+    def __missing__(self, name: str) -> str:
+        written = "-".join([word.capitalize() for word in name.split("-")])
+        if len(name) <= _LONGEST_KEPT_NAME:
+            if len(self) == _KEPT_NAMES:
+                self.clear()
+            self[name] = written
+        return written
+
+
+_canonical_names = _CanonicalNames()
+
+# Write a field name as it is customarily written: ``coNtent-TYPE`` -> ``Content-Type``.
+canonical_name = _canonical_names.__getitem__
 
 
 @lru_cache(1000)

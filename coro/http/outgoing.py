@@ -18,7 +18,7 @@ from coro.http.framing import OWN_FIELDS
 from coro.http.headers import check_value
 from coro.http.hop import Hop, identity
 from coro.http.messages import HTTPRequest
-from coro.http.urls import Target, parse
+from coro.http.urls import LONGEST_KEPT, Target, parse
 from coro.tls import client_context, context_for
 
 __all__ = [
@@ -145,6 +145,7 @@ def encode(
         and body is None
         and producer is None
         and not request.trailers
+        and len(target.url) <= LONGEST_KEPT
     ):
         head = _usual_head(
             method,
@@ -200,7 +201,8 @@ def _encode_with_fields(
     coding = _ACCEPT_ENCODING if options["decompress_response"] else None
     fields = request.headers.copy()
     authority = fields.pop("Host", target.authority)
-    block = request_block(
+    make_block = request_block if len(authority) <= LONGEST_KEPT else request_block.__wrapped__
+    block = make_block(
         authority,
         None if "User-Agent" in fields else options["user_agent"],
         None if "Accept-Encoding" in fields else coding,

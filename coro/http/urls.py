@@ -19,7 +19,7 @@ import ada_url
 
 from coro.errors import format_address
 
-__all__ = ["Origin", "Target", "format_origin", "join", "parse"]
+__all__ = ["LONGEST_KEPT", "Origin", "Target", "format_origin", "join", "parse"]
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -54,13 +54,17 @@ class Target(NamedTuple):
     origin: Origin
 
 
+# Longer URLs, or paths, are made anew each time: those that servers redirect to may be as long as a
+# head, and thousands of them would be kept.
+LONGEST_KEPT = 2000
+
+
 def format_origin(origin: Origin) -> str:
     """Write an origin as URLs do, but always with its port."""
     scheme, host, port = origin
     return f"{scheme}://{format_address((host, port))}"
 
 
-@lru_cache(maxsize=4096)
 def parse(url: str) -> Target:
     """Take a URL apart.
 
@@ -69,6 +73,11 @@ def parse(url: str) -> Target:
     """
     if not isinstance(url, str):
         raise TypeError(f"a URL is text, not {url!r:.100}")
+    return _parse(url) if len(url) <= LONGEST_KEPT else _parse.__wrapped__(url)
+
+
+@lru_cache(maxsize=4096)
+def _parse(url: str) -> Target:
     try:
         bare, zone = _split_zone(url)
         href = ada_url.normalize_url(bare)

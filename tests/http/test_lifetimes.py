@@ -7,6 +7,7 @@ import gc
 import gzip
 import logging
 import socket
+import tracemalloc
 import weakref
 from collections.abc import Callable, Generator
 from typing import Any
@@ -445,4 +446,41 @@ def test_an_idle_connection_keeps_no_body(loop: IOLoop, serve: Any) -> None:
     (connection,) = connections
     assert connection.decoder.body == b""
     assert connection.decoder.head is None
+    client.close()
+
+
+def test_long_names_and_places_are_not_kept(loop: IOLoop, serve: Any) -> None:
+    """What is prepared once and kept is what comes again; a peer may send others for ever."""
+    count = 0
+
+    def script(peer: Any) -> Any:
+        nonlocal count
+        while True:
+            request = yield from peer.request()
+            count += 1
+            long = f"{count}{'x' * 50_000}"
+            if b"GET /start" in request:
+                yield peer.send(redirect(f"/{long}"))
+            else:
+                yield peer.send(response(b"", f"X{long}: y"))
+
+    server = serve(script)
+    client = AsyncHTTPClient(force_instance=True)
+
+    def fetch_some() -> None:
+        for number in range(20):
+            for url in (server.url("/start"), server.url(f"/{count}{'y' * 50_000}")):
+                got = loop.run_sync(functools.partial(client.fetch, url))
+                assert got.headers.get("X") is None
+                loop.run_sync(functools.partial(client.fetch, url, headers={"A": str(number)}))
+
+    fetch_some()
+    gc.collect()
+    tracemalloc.start()
+    try:
+        fetch_some()
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] < 300_000
+    finally:
+        tracemalloc.stop()
     client.close()
