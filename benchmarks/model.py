@@ -21,6 +21,9 @@ class Subject:
     """Modules that must be importable, or the row is skipped."""
     wanted: float | None = None
     """How many times this row's speed coro's is to be, where the project sets itself a mark."""
+    rival: str | None = None
+    """The row by which this one is measured instead: this row's speed is to be ``wanted`` times
+    that one's."""
     most: float | None = None
     """The most that this row's own figure may be, in the case's unit, where such a mark is set."""
 

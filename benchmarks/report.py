@@ -16,9 +16,10 @@ LEGEND = """\
 spread: slowest minus fastest round, as a share of the median; where it is large, something
 else ran on the machine, and the CPU columns tell more; CPU us: CPU time of one operation;
 coro's speed: operations that coro does while the row's subject does one, and the least wanted;
-coro's CPU: CPU time that coro takes where the subject takes 1; of memory: bytes that the process
-grew by for each, coro holds: how many it has in the memory of one of the row's subject; of curves:
-most / least: cost of an operation where it is the highest, over that where it is the lowest"""
+of what runs on coro's loop, or inside asyncio: its own speed where its rival's is 1, and the least
+wanted; coro's CPU: CPU time that coro takes where the subject takes 1; of memory: bytes that the
+process grew by for each, coro holds: how many it has in the memory of one of the row's subject; of
+curves: most / least: cost of an operation where it is highest, over that where it is lowest"""
 
 PLAIN: frozenset[Unit] = frozenset({"us/op", "bytes", "ms"})
 """Units that count what one operation costs; the others count operations in a second."""
@@ -44,10 +45,16 @@ def record(case: Case, rows: list[Row]) -> Record:
     if case.at is not None:
         facts["at"] = case.at
     coro = next((row for row in rows if row.subject.name == "coro" and not row.problem), None)
-    return {**facts, "rows": [_record_row(case.unit, row, coro) for row in rows]}
+    measured = {row.subject.name: row for row in rows if not row.problem}
+    return {
+        **facts,
+        "rows": [
+            _record_row(case.unit, row, coro, measured.get(row.subject.rival or "")) for row in rows
+        ],
+    }
 
 
-def _record_row(unit: Unit, row: Row, coro: Row | None) -> Record:
+def _record_row(unit: Unit, row: Row, coro: Row | None, rival: Row | None) -> Record:
     facts: Record = {"subject": row.subject.name}
     if row.problem is not None:
         return {**facts, "problem": row.problem, "failed": row.failed}
@@ -59,6 +66,9 @@ def _record_row(unit: Unit, row: Row, coro: Row | None) -> Record:
         facts["coro_speed"] = ratio(row.costs, coro.costs)
         if unit != "bytes":
             facts["coro_cpu"] = ratio(coro.cpus, row.cpus)
+    if rival is not None:
+        facts["rival"] = rival.subject.name
+        facts["rival_speed"] = ratio(rival.costs, row.costs)
     for mark in ("wanted", "most"):
         if (limit := getattr(row.subject, mark)) is not None:
             facts[mark] = limit
@@ -97,6 +107,9 @@ def _cells(unit: Unit, row: Record) -> list[str]:
 
 
 def _verdict(row: Record, compared: bool) -> str:
+    if "rival" in row:
+        missed = row["rival_speed"] < row["wanted"]
+        return f"{row['rival_speed']:.2f} ≥ {row['wanted']:.2f} x" + MISSED * missed
     if compared and "wanted" in row:
         missed = row["coro_speed"] < row["wanted"]
         return f"≥ {row['wanted']:.2f} x" + MISSED * missed

@@ -719,6 +719,27 @@ class TestRooms:
         assert shared is AsyncHTTPClient()
         assert shared.statistics()["opened"] == 1
 
+    async def test_a_response_that_is_read_piece_by_piece(
+        self, raw_server: RawServerFactory
+    ) -> None:
+        body = bytes(range(256)) * 1000
+
+        def script(conn: socket.socket) -> None:
+            read_request(conn)
+            conn.sendall(response(body))
+
+        url = f"http://127.0.0.1:{raw_server(script).port}/"
+        client: Any = AsyncHTTPClient()
+        async with await client.fetch(url, stream=True) as got:
+            assert b"".join([piece async for piece in got]) == body
+        async with await client.fetch(url, stream=True) as left:
+            assert await left.read(10) == body[:10]
+            assert client.statistics()["active"] == 1
+        # Its connection, in the middle of a body, is of no use any more: it ends in two turns.
+        await sleep(0)
+        await sleep(0)
+        assert (client.statistics()["active"], client.statistics()["idle"]) == (0, 0)
+
     async def test_the_stall_watch(self, caplog: Any) -> None:
         caplog.set_level(logging.WARNING)
         loop = IOLoop.current()

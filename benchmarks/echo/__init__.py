@@ -11,7 +11,8 @@ That generator does as much for a message as the bare server does, so the fastes
 measured at its own pace; there, look at the CPU column, which counts the server alone.
 
 asyncio's own transports ask for 256 KiB in every ``recv``.  glibc maps fresh memory for a piece of
-that size each time, which is most of what its rows show; that is how asyncio comes.
+that size each time, which is most of what its rows show; that is how asyncio comes.  On coro's loop
+it does not: ``coro.aio`` sees to that.
 """
 
 from collections.abc import Iterator, Sequence
@@ -39,6 +40,8 @@ ON_CORO = {
         name=f"{subject.name}, on coro's loop",
         arguments=("--loop", "coro"),
         needs=("coro",),
+        wanted=1.0,
+        rival=subject.name,
     )
     for subject in (STREAMS, PROTOCOLS)
 }

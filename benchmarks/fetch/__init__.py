@@ -30,7 +30,14 @@ AIOHTTP = Subject("aiohttp", f"{__name__}.on_aiohttp", (), ("aiohttp",))
 AIOHTTP_UVLOOP = Subject(
     "aiohttp on uvloop", AIOHTTP.module, ("--loop", "uvloop"), ("aiohttp", "uvloop")
 )
-AIOHTTP_CORO = Subject("aiohttp on coro's loop", AIOHTTP.module, ("--loop", "coro"), AIOHTTP.needs)
+AIOHTTP_CORO = Subject(
+    "aiohttp on coro's loop",
+    AIOHTTP.module,
+    ("--loop", "coro"),
+    AIOHTTP.needs,
+    wanted=1.0,
+    rival=AIOHTTP.name,
+)
 HTTPX = Subject("httpx", f"{__name__}.on_httpx", (), ("httpx",))
 TORNADO = Subject("Tornado, simple client", f"{__name__}.on_tornado", (), ("tornado",))
 TORNADO_CURL = Subject(
@@ -54,7 +61,8 @@ CASES = (
         (
             BARE,
             CORO,
-            *GUESTS,
+            GUESTS[0],
+            replace(GUESTS[1], wanted=2.5, rival=AIOHTTP_UVLOOP.name),
             PYCURL,
             replace(AIOHTTP, wanted=3.5),
             AIOHTTP_UVLOOP,

@@ -6,6 +6,7 @@
 ``wake``   two tasks that wake each other by turns, by settling the future the other waits for
 ``queue``  one task hands items to another by a queue that holds one
 ``lock``   10 tasks compete for a lock, which each holds for a turn of the loop
+``call_soon`` 100 callbacks, each of which asks the loop to call it again
 ``timers`` 100,000 timers are added, and all cancelled; one operation is one timer
 
 Each subject is written with the means that its own documentation shows.  A native ``await`` of a
@@ -35,7 +36,14 @@ TORNADO = Subject("Tornado", f"{__name__}.on_tornado", (), ("tornado",))
 TWISTED = Subject("Twisted", f"{__name__}.on_twisted", (), ("twisted",))
 TRIO = Subject("trio", f"{__name__}.on_trio", (), ("trio",))
 
-ON_CORO = Subject("asyncio on coro's loop", ASYNCIO.module, ("--loop", "coro"), ("coro",))
+ON_CORO = Subject(
+    "asyncio on coro's loop",
+    ASYNCIO.module,
+    ("--loop", "coro"),
+    ("coro",),
+    wanted=1.0,
+    rival=ASYNCIO.name,
+)
 ASYNCIO_AWAIT = replace(ASYNCIO, name="asyncio, await")
 TRIO_AWAIT = replace(TRIO, name="trio, await")
 TASK_PER_CALL = tuple(
@@ -104,6 +112,12 @@ CASES = (
         "hand a lock round among 10 tasks",
         "us/op",
         (CORO, replace(ASYNCIO, wanted=2.0), UVLOOP, TORNADO),
+    ),
+    Case(
+        "call_soon",
+        "have the loop call a function, 100 waiting",
+        "us/op",
+        (CORO, ASYNCIO, ON_CORO, UVLOOP),
     ),
     Case(
         "timers",

@@ -93,6 +93,25 @@ async def locks(count: int) -> None:
     await asyncio.gather(*(holder(lock, count // HOLDERS) for _ in range(HOLDERS)))
 
 
+async def callbacks(count: int) -> None:
+    """Keep some callbacks going, ``count`` calls in all."""
+    loop = asyncio.get_running_loop()
+    over = loop.create_future()
+    left = count
+
+    def call() -> None:
+        nonlocal left
+        left -= 1
+        if left >= TASKS:
+            loop.call_soon(call)
+        elif not left:
+            over.set_result(None)
+
+    for _ in range(TASKS):
+        loop.call_soon(call)
+    await over
+
+
 async def timers(count: int) -> None:
     """Add timers, and cancel them all."""
     loop = asyncio.get_running_loop()
@@ -123,6 +142,7 @@ if __name__ == "__main__":
             "wake": players,
             "queue": queue,
             "lock": locks,
+            "call_soon": callbacks,
             "timers": timers,
         },
         drive,

@@ -114,6 +114,26 @@ def locks(count: int) -> Coroutine:
 
 
 @coroutine
+def callbacks(count: int) -> Coroutine:
+    """Keep some callbacks going, ``count`` calls in all."""
+    loop = IOLoop.current()
+    over: Future[None] = Future()
+    left = count
+
+    def call() -> None:
+        nonlocal left
+        left -= 1
+        if left >= TASKS:
+            loop.add_callback(call)
+        elif not left:
+            over.set_result(None)
+
+    for _ in range(TASKS):
+        loop.add_callback(call)
+    yield over
+
+
+@coroutine
 def timers(count: int) -> Coroutine:
     """Add timers, and cancel them all."""
     loop = IOLoop.current()
@@ -150,6 +170,7 @@ if __name__ == "__main__":
         "wake": players,
         "queue": queue,
         "lock": locks,
+        "call_soon": callbacks,
         "timers": timers,
     }
     main(works, drive, LOOPS)

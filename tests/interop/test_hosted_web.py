@@ -97,3 +97,16 @@ async def test_anyios_scopes_reach_through() -> None:
     async with anyio.create_task_group() as group:
         group.start_soon(bounded)
     assert cleaned == ["up"] * 3
+
+
+@pytest.mark.asyncio(loop_factories=["asyncio", "uvloop", "coro"])
+async def test_anyios_scopes_in_a_coroutine() -> None:
+    """Entered in a generator, whose task asyncio knows there."""
+
+    @coroutine
+    def bounded() -> Generator[Any, Any, bool]:
+        with anyio.move_on_after(0.01) as scope:
+            yield coro.sleep(60)
+        return scope.cancelled_caught
+
+    assert await asyncio.gather(bounded(), bounded()) == [True, True]
