@@ -90,7 +90,8 @@ class Chat:
         self._rooms: dict[str, Room] = {}
         self.router = Router()
         self.router.add("GET", "/", self.page)
-        self.router.add("GET", "/socket/{room}", WebSocketHandler(self.talk))
+        sockets = WebSocketHandler(self.talk, max_message_size=64 * 1024)
+        self.router.add("GET", "/socket/{room}", sockets)
         self.router.add("GET", "/events/{room}", self.listen)
         self.router.add("POST", "/say/{room}", self.say)
 
@@ -112,7 +113,8 @@ class Chat:
         """Serve a member by WebSocket: it says what it likes, and hears all."""
         assert connection.request is not None
         place = self.room(room)
-        queue = place.enter(_number(connection.request.query_arguments.get("after")))
+        after = connection.request.query_arguments.get("after", [b""])[-1]
+        queue = place.enter(_number(after.decode("latin-1")))
         try:
             with TaskGroup() as group:
                 group.create_task(self._tell, connection, queue)
@@ -120,7 +122,7 @@ class Chat:
                     try:
                         message = json.loads(said)
                         place.say(str(message["name"]), str(message["text"]))
-                    except (ValueError, KeyError, TypeError):
+                    except (ValueError, KeyError, TypeError, RecursionError):
                         yield connection.close(1003, 'write {"name": ..., "text": ...}')
                 place.send_away(queue)
                 yield group.join()
@@ -141,8 +143,7 @@ class Chat:
         """Serve a member by events: it only hears."""
         place = self.room(room)
         with EventStream(request) as events:
-            last = events.last_event_id or ""
-            queue = place.enter(int(last) if last.isdecimal() else 0)
+            queue = place.enter(_number(events.last_event_id or ""))
             gone = request.disconnected()
             gone.add_done_callback(lambda _: place.send_away(queue))
             try:
@@ -169,8 +170,9 @@ class Chat:
                 room.send_away(queue)
 
 
-def _number(values: list[bytes] | None) -> int:
-    return int(values[-1]) if values and values[-1].isdigit() else 0
+def _number(text: str) -> int:
+    """Read the number of a message; it comes from outside, and may be anything."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else 0
 
 
 PAGE = """<!DOCTYPE html>

@@ -79,11 +79,19 @@ class TestByPrograms:
         headers = {"Last-Event-ID": "1"}
         with httpx.stream("GET", f"{url}events/lobby", headers=headers, timeout=20) as response:
             assert next(response.iter_lines()) == "id: 2"
+        # What is no number, or none that ever was, is from the beginning.
+        headers = {"Last-Event-ID": "9" * 5000}
+        with httpx.stream("GET", f"{url}events/lobby", headers=headers, timeout=20) as response:
+            assert next(response.iter_lines()) == "id: 1"
 
-    def test_what_is_no_message(self, url: str) -> None:
+    @pytest.mark.parametrize(
+        ("message", "code"),
+        [("no JSON", "1003"), ("[" * 50_000, "1003"), ("{}", "1003"), ("x" * 70_000, "1009")],
+    )
+    def test_what_is_no_message(self, url: str, message: str, code: str) -> None:
         with socket(url) as one:
-            one.send("no JSON")
-            with pytest.raises(ConnectionClosed, match="1003"):
+            one.send(message)
+            with pytest.raises(ConnectionClosed, match=code):
                 one.recv(20)
         answer = httpx.post(f"{url}say/lobby", data={"name": "x", "text": " "})
         assert answer.status_code == 400
