@@ -42,7 +42,7 @@ LONGEST_PROBLEM = 300
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="Rounds.")
 @click.option(
     "--seconds",
-    default=0.5,
+    default=0.4,
     show_default=True,
     type=click.FloatRange(0.01, 30),
     help="Measured time of one subject in one round.",

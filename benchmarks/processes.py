@@ -92,7 +92,10 @@ def measured(command: Sequence[str], core: int) -> Measurement:
         if running.process.returncode or not out:
             status = running.process.returncode
             raise SubjectError(running.last_words() or f"ended with status {status}")
-    return Measurement(**json.loads(out.splitlines()[-1]))
+    measurement = Measurement(**json.loads(out.splitlines()[-1]))
+    if not measurement.operations:
+        raise SubjectError("did nothing in the time that it had")
+    return measurement
 
 
 @contextmanager
