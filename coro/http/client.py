@@ -67,7 +67,7 @@ from coro.http.outgoing import (
 )
 from coro.http.pool import ConnectionPool
 from coro.http.proxy import Proxy
-from coro.http.receiver import Receiver
+from coro.http.receiver import CallbackError, Receiver, blame
 from coro.http.streaming import Pieces, StreamedResponse
 from coro.http.tunnel import Passage
 from coro.http.urls import LONGEST_KEPT, Target, join, parse
@@ -610,6 +610,11 @@ class _Fetch(Timeout):
                 except HTTPInputError as error:
                     self._give_up(connection, out)
                     raise HTTPProtocolError(str(error), **self.details) from error
+                except CallbackError as error:
+                    self._give_up(connection, out)
+                    raise HTTPClosedError(f"connection closed: {error}", **self.details) from (
+                        error.__cause__
+                    )
                 except BaseException as error:
                     self._give_up(connection, out)
                     if isinstance(error, BodyTooLargeError) and not error.attempts:
@@ -692,7 +697,10 @@ class _Fetch(Timeout):
         if request.header_callback is not None:
             # Not by splitlines(), which knows of more line ends than HTTP.
             for line in head.raw.decode("latin-1").split("\r\n")[:-1]:
-                request.header_callback(f"{line}\r\n")
+                try:
+                    request.header_callback(f"{line}\r\n")
+                except Exception as error:
+                    raise blame("header_callback", error) from error
         if self.pieces is not None and (200 <= head.status < 300 or not self.raises):
             self.receiver = Receiver(None, coding, limit, self.pieces.take)
             self._hand_over(self.pieces, head)

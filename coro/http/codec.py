@@ -398,9 +398,9 @@ class ResponseDecoder:
     def body(self) -> bytes:
         """The body, as far as it has come and was not taken."""
         pieces = self._pieces
-        if len(pieces) != 1:
+        if len(pieces) > 1:
             pieces[:] = [b"".join(pieces)]
-        return pieces[0]
+        return pieces[0] if pieces else b""
 
     def take_pieces(self) -> list[bytes]:
         """Return the pieces of the body that came since the last call, and forget them."""

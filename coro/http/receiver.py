@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Generator
 from itertools import count
 from typing import Any
 
-from coro.errors import BodyTooLargeError
+from coro.errors import BodyTooLargeError, CancelledError
+from coro.gen import current_task
 from coro.http.compression import ContentDecoder
 
-__all__ = ["Receiver"]
+__all__ = ["CallbackError", "Receiver", "blame"]
+
+_app_log = logging.getLogger("coro.application")
 
 # Bytes that are decompressed at once: what a bomb can occupy before it is measured.
 DECODE_STEP = 64 * 1024
 # After so many of them others get a turn, the clock among them: a piece may hold a gigabyte.
 STEPS_AT_ONCE = 16
+
+
+class CallbackError(Exception):
+    """A callback of the caller's failed: its error, which was logged, is the cause."""
+
+
+def blame(name: str, error: BaseException) -> CallbackError:
+    """Log what a callback raised; return what ends the fetch."""
+    _app_log.error("Uncaught exception in %s", name, exc_info=error)
+    failure = CallbackError(f"{name} raised {error!r}")
+    failure.__cause__ = error
+    try:
+        return failure
+    finally:
+        # Their tracebacks refer to this frame, or will.
+        del error, failure
 
 
 class Receiver:
@@ -74,12 +94,17 @@ class Receiver:
         if self._callback is None:
             self._pieces.append(piece)
             return
-        waiting = self._callback(piece)
-        if waiting is not None:
-            try:
+        waiting = None
+        try:
+            waiting = self._callback(piece)
+            if waiting is not None:
                 yield waiting
-            finally:
-                del waiting  # Its error, if it has one, will hold this frame.
+        except (Exception, CancelledError) as error:
+            if isinstance(error, CancelledError) and _is_cancelled():
+                raise
+            raise blame("streaming_callback", error) from error
+        finally:
+            del waiting  # Its error, if it has one, will hold this frame.
 
     def finish(self) -> None:
         """The response is complete: so must be what was compressed in it."""
@@ -89,3 +114,9 @@ class Receiver:
     def body(self) -> bytes:
         """Return what was collected."""
         return b"".join(self._pieces)
+
+
+def _is_cancelled() -> bool:
+    """Whether it is this task that is to end, and not what it waited for that was cancelled."""
+    task = current_task()
+    return task is not None and task.cancelling() > 0

@@ -12,6 +12,7 @@ import brotli
 import pytest
 
 from coro.errors import (
+    CancelledError,
     HTTPClosedError,
     HTTPProtocolError,
     StreamClosedError,
@@ -210,9 +211,17 @@ def test_a_slow_taker_holds_the_sender_back(loop: IOLoop, fetch: Any, serve: Any
     assert max(ahead) < total - 2_000_000
 
 
+def cancelled(piece: bytes) -> Any:
+    """A callback whose own work was cancelled, and not the fetch."""
+    future: Future[None] = Future()
+    future.cancel()
+    return future
+
+
 def test_a_taker_that_fails(
-    fetch: Any, answering: Any, client: AsyncHTTPClient, serve: Any
+    fetch: Any, answering: Any, client: AsyncHTTPClient, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """It is logged once, and ends the fetch and its connection."""
     server = answering(response(bytes(1000)))
 
     def fail(piece: bytes) -> None:
@@ -223,10 +232,39 @@ def test_a_taker_that_fails(
         yield sleep(1)
         raise LookupError("taker")
 
-    for taker in (fail, fail_later):
-        with pytest.raises(LookupError, match="taker"):
+    takers = {fail: LookupError, fail_later: LookupError, cancelled: CancelledError}
+    for taker, cause in takers.items():
+        caplog.clear()
+        with pytest.raises(HTTPClosedError, match="streaming_callback raised") as info:
             fetch(server.url(), streaming_callback=taker)
-    assert client.statistics() == {"active": 0, "waiting": 0, "idle": 0, "opened": 2}
+        assert type(info.value.__cause__) is cause
+        assert (info.value.code, info.value.phase) == (599, "body")
+        (record,) = caplog.records
+        assert (record.name, record.message) == (
+            "coro.application",
+            "Uncaught exception in streaming_callback",
+        )
+        assert record.exc_info is not None
+        assert record.exc_info[1] is info.value.__cause__
+    assert client.statistics() == {"active": 0, "waiting": 0, "idle": 0, "opened": 3}
+
+
+def test_a_taker_that_fails_in_a_response(fetch: Any, answering: Any) -> None:
+    server = answering(response(b"x"))
+    got = fetch(server.url(), streaming_callback=lambda piece: 1 / 0, raise_error=False)
+    assert isinstance(got.error, HTTPClosedError)
+    assert isinstance(got.error.__cause__, ZeroDivisionError)
+
+
+def test_a_reader_of_lines_that_fails(
+    fetch: Any, answering: Any, client: AsyncHTTPClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = answering(response(b"x"))
+    with pytest.raises(HTTPClosedError, match="header_callback raised") as info:
+        fetch(server.url(), header_callback=lambda line: 1 / 0)
+    assert isinstance(info.value.__cause__, ZeroDivisionError)
+    assert [each.message for each in caplog.records] == ["Uncaught exception in header_callback"]
+    assert client.statistics() == {"active": 0, "waiting": 0, "idle": 0, "opened": 1}
 
 
 @pytest.mark.parametrize("error", [StreamClosedError(), HTTPClosedError("another fetch's")])
@@ -238,9 +276,9 @@ def test_a_taker_whose_own_connection_broke(fetch: Any, answering: Any, error: E
     def fail(piece: bytes) -> None:
         raise error
 
-    with pytest.raises(type(error)) as info:
+    with pytest.raises(HTTPClosedError) as info:
         fetch(server.url(), streaming_callback=fail)
-    assert info.value is error
+    assert info.value.__cause__ is error
     assert len(server.requests) == 2
 
 

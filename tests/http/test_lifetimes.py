@@ -211,7 +211,7 @@ WAYS: dict[str, tuple[Any, dict[str, Any], type | None]] = {
     "gzip": (answer_with(response(gzip.compress(b"x"), "Content-Encoding: gzip")), {}, None),
     "damaged gzip": (answer_with(response(b"x", "Content-Encoding: gzip")), {}, HTTPProtocolError),
     "streamed": (answer_with(OK), {"streaming_callback": take_later}, None),
-    "taker fails": (answer_with(OK), {"streaming_callback": fail_later}, LookupError),
+    "taker fails": (answer_with(OK), {"streaming_callback": fail_later}, HTTPClosedError),
     "head": (answer_with(OK), {"header_callback": lambda line: None}, None),
     "posted": (answer_with(OK), {"method": "POST", "body": b"x"}, None),
     "producer fails": (
