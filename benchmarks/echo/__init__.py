@@ -59,12 +59,12 @@ CASES = (
         "echo of 1 KB, 50 connections",
         "messages/s",
         (
-            replace(BARE, wanted=0.7),
+            replace(BARE, wanted=0.72),
             CORO,
             STREAMS,
             PROTOCOLS,
             *ON_CORO.values(),
-            UV_STREAMS,
+            replace(UV_STREAMS, wanted=1.2),
             UV_PROTOCOLS,
             TORNADO,
         ),
@@ -79,7 +79,7 @@ CASES = (
         "tls",
         "echo of 1 KB over TLS, 50 connections",
         "messages/s",
-        (BARE, CORO, replace(STREAMS, wanted=1.0), UV_STREAMS, TORNADO),
+        (BARE, CORO, replace(STREAMS, wanted=1.2), UV_STREAMS, TORNADO),
     ),
     Case(
         "tls64",

@@ -19,7 +19,7 @@ from ..model import Case, Measure, Subject, Suite
 from ..processes import SUBJECT_CORE, measured, python
 from .nginx import running_nginx
 
-BARE = Subject("bare epoll", f"{__name__}.bare", wanted=0.6)
+BARE = Subject("bare epoll", f"{__name__}.bare")
 CORO = Subject("coro", f"{__name__}.on_coro", (), ("coro",))
 GUESTS = (
     Subject("coro inside asyncio", CORO.module, ("--loop", "asyncio"), ("coro",)),
@@ -52,23 +52,33 @@ CASES = (
         "fetch1",
         "fetch of 1 KB, 1 at a time",
         "requests/s",
-        (BARE, CORO, *GUESTS, PYCURL, AIOHTTP, AIOHTTP_UVLOOP, HTTPX, TORNADO, TORNADO_CURL),
+        (
+            replace(BARE, wanted=0.7),
+            CORO,
+            *GUESTS,
+            replace(PYCURL, wanted=1.0),
+            AIOHTTP,
+            AIOHTTP_UVLOOP,
+            HTTPX,
+            TORNADO,
+            TORNADO_CURL,
+        ),
     ),
     Case(
         "fetch50",
         "fetch of 1 KB, 50 at a time",
         "requests/s",
         (
-            BARE,
+            replace(BARE, wanted=0.65),
             CORO,
             GUESTS[0],
             replace(GUESTS[1], wanted=2.5, rival=AIOHTTP_UVLOOP.name),
-            PYCURL,
-            replace(AIOHTTP, wanted=3.5),
-            AIOHTTP_UVLOOP,
+            replace(PYCURL, wanted=0.65),
+            replace(AIOHTTP, wanted=4.0),
+            replace(AIOHTTP_UVLOOP, wanted=2.8),
             AIOHTTP_CORO,
             HTTPX,
-            TORNADO,
+            replace(TORNADO, wanted=18.0),
             TORNADO_CURL,
         ),
     ),
