@@ -25,7 +25,7 @@ SUITES = (
 NAMES = list(
     dict.fromkeys(name for suite in SUITES for name in (suite.name, *(c.name for c in suite.cases)))
 )
-WIDTH = 110
+WIDTH = 130
 """Characters in a line where the output is no terminal."""
 LONGEST_PROBLEM = 300
 """Characters shown of the reason why a row has no figures."""

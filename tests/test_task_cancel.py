@@ -603,6 +603,27 @@ def finished(task: Task[Any]) -> Any:
         yield sleep(0.5)
 
 
+def test_a_task_that_cancels_itself_between_bare_yields_hears_it_at_the_next(loop: IOLoop) -> None:
+    heard: list[str] = []
+
+    @coroutine
+    def main() -> Any:
+        yield
+        yield
+        task = current_task()
+        assert task is not None
+        task.cancel("now")
+        try:
+            yield
+        except CancelledError as error:
+            heard.append(str(error))
+        yield
+        return "done"
+
+    assert loop.run_sync(main) == "done"
+    assert heard == ["now"]
+
+
 class TestInterrupts:
     @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
     def test_leave_start_and_reach_the_parent_afterwards(

@@ -446,6 +446,27 @@ class TestLifetimes:
         del task
         assert seen[0]() is None
 
+    @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+    def test_of_one_that_was_interrupted_after_bare_yields(
+        self, loop: IOLoop, no_collector: None, kind: type[BaseException]
+    ) -> None:
+        seen: list[weakref.ref[Held]] = []
+
+        @coroutine
+        def main() -> Any:
+            held = Held()
+            seen.append(weakref.ref(held))
+            yield
+            yield
+            raise kind
+
+        task = main()
+        with pytest.raises(kind):
+            turns(loop, 3)
+        assert type(task.exception()) is kind
+        del task
+        assert seen[0]() is None
+
     def test_the_loop_holds_running_tasks(self, loop: IOLoop) -> None:
         ended: list[int] = []
 
