@@ -116,6 +116,9 @@ class _Body:
         tally: counts the bytes too.
         keep: what to do with a piece; may return something to wait for.
         begin: told the status and the fields of a page that was found, before its first piece.
+
+    Attributes:
+        fetch: the fetch; what these two raise ends it, and is in ``error`` then.
     """
 
     def __init__(
@@ -132,6 +135,8 @@ class _Body:
         self._code = 0
         self._found = False
         self._headers = HTTPHeaders()
+        self.fetch: Task[HTTPResponse] | None = None
+        self.error: Exception | None = None
 
     def take_header(self, line: str) -> None:
         """Look at a line of the head."""
@@ -149,16 +154,33 @@ class _Body:
         if "Content-Encoding" in self._headers:
             self._tally.expected = 0
         if self._found and self._begin is not None:
-            self._begin(self._code, self._headers)
+            try:
+                self._begin(self._code, self._headers)
+            except Exception as error:
+                self._fail(error)
 
     def take(self, piece: bytes) -> Any:
         """Take a piece."""
         self.size += len(piece)
         self._tally.size += len(piece)
-        if not self._found or self._keep is None:
+        if not self._found or self._keep is None or self.error is not None:
             return None
         self.kept += len(piece)
-        return self._keep(piece)
+        return self._store(piece, self._keep)
+
+    @coroutine
+    def _store(self, piece: bytes, keep: Callable[[bytes], Any]) -> Generator[Any, Any, None]:
+        try:
+            waiting = keep(piece)
+            if waiting is not None:
+                yield waiting
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self.error = error
+        assert self.fetch is not None, "it has begun"
+        self.fetch.cancel()
 
     def forget(self) -> None:
         """It does not count: the fetch begins anew."""
@@ -343,9 +365,13 @@ class Fetcher:
         """Send the request once; return its response."""
         self.tally.before = 0 if download is None else download.already
         body = _Body(self.tally, keep, None if download is None else download.begin)
-        response: HTTPResponse = yield self._client.fetch(
-            self._request(target, body, download), raise_error=False
-        )
+        body.fetch = self._client.fetch(self._request(target, body, download), raise_error=False)
+        try:
+            response: HTTPResponse = yield body.fetch
+        except CancelledError:
+            if body.error is None:
+                raise
+            raise body.error from None
         return response, body
 
     def _download(self, directory: Path, target: Target) -> Download:
