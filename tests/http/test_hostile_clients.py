@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+import socket
 import tracemalloc
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -425,8 +426,15 @@ def attack(case: Case, ca: Authority | None = None) -> Generator[Any, Any, Clien
         how = {"ssl_options": ca.client_context(), "server_hostname": "localhost"}
     server = HTTPServer(answer, ssl_options=tls, **LIMITS)
     server.listen(0, "127.0.0.1")
-    port = server.sockets[0].getsockname()[1]
-    client = Client((yield connect("127.0.0.1", port, half_open=True, tls_half_close=True, **how)))
+    (listening,) = server.sockets
+    port = listening.getsockname()[1]
+    buffers: dict[str, Any] = {}
+    if isinstance(listening, socket.socket):
+        # What the system takes for the server is not to be counted: it may be ten megabytes.
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        buffers["socket_options"] = [(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)]
+    stream = yield connect("127.0.0.1", port, half_open=True, tls_half_close=True, **how, **buffers)
+    client = Client(stream)
     playing = client.play(case.plan, not case.deaf)
     try:
         for _ in range(3):
