@@ -394,6 +394,30 @@ class _Fetch(Timeout):
         "url",
     )
 
+    # Where the present request goes.
+    url: str
+    target: Target
+    # Of the present response: where it redirects to, if that is to be followed, and what takes its
+    # body, if not simply the decoder.
+    may_redirect: bool
+    location: str | None
+    receiver: Receiver | None
+    # Of a response whose body is pulled: to whom it is handed, and whether its status may be an
+    # error, whose body is collected. Not set if the request is plain.
+    pieces: Pieces | None
+    raises: bool
+    # Whether another protocol is asked for, and the stream that speaks it; likewise.
+    switches: bool
+    switched: IOStream | None
+    # The present request as it is sent, and whether its server will not be asked beforehand;
+    # likewise.
+    out: Outgoing
+    declined: bool
+    # When the time of the present phase before the exchange is over, if that has a limit.
+    until: float | None
+    # What errors tell of the exchange that failed; set when it does.
+    details: dict[str, Any]
+
     def __init__(
         self, client: AsyncHTTPClient, request: HTTPRequest, fresh: bool, plain: bool
     ) -> None:
@@ -436,30 +460,6 @@ class _Fetch(Timeout):
         self._deadline = self._timer = None
         self._state = ACTIVE
         return self
-
-    # Where the present request goes.
-    url: str
-    target: Target
-    # Of the present response: where it redirects to, if that is to be followed, and what takes its
-    # body, if not simply the decoder.
-    may_redirect: bool
-    location: str | None
-    receiver: Receiver | None
-    # Of a response whose body is pulled: to whom it is handed, and whether its status may be an
-    # error, whose body is collected. Not set if the request is plain.
-    pieces: Pieces | None
-    raises: bool
-    # Whether another protocol is asked for, and the stream that speaks it; likewise.
-    switches: bool
-    switched: IOStream | None
-    # The present request as it is sent, and whether its server will not be asked beforehand;
-    # likewise.
-    out: Outgoing
-    declined: bool
-    # When the time of the present phase before the exchange is over, if that has a limit.
-    until: float | None
-    # What errors tell of the exchange that failed; set when it does.
-    details: dict[str, Any]
 
     def run(self) -> Generator[Any, Any, HTTPResponse]:
         """Fetch, and follow redirects."""
