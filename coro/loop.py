@@ -63,6 +63,9 @@ _app_log = logging.getLogger("coro.application")
 
 _YEAR = 366 * 86400.0
 
+# How deep calls of coroutines may nest inside one step before a call only creates its task.
+MAX_DEPTH = 64
+
 # The longest poll in seconds; epoll counts milliseconds in a C int, which 25 days exceed.
 _LONGEST_POLL = 86400.0
 
@@ -115,6 +118,7 @@ class IOLoop:
         "_current_task",
         "_depth",
         "_hooks",
+        "_nesting",
         "_now",
         "_poll_wanted",
         "_ready",
@@ -168,6 +172,9 @@ class IOLoop:
         # The task whose step is running, and how deep calls of coroutines are nested in it.
         self._current_task: Any = None
         self._depth = 0
+        # How deep they may be for a further call to be nested without more ado: not at all while
+        # somebody observes.
+        self._nesting = MAX_DEPTH
         # Identity of the thread that runs the loop; None while it is not running.
         self._thread: int | None = None
         # True from before the last look at the ready queue until the poll is over.
@@ -835,6 +842,7 @@ class IOLoop:
         if self._hooks is None:
             self._hooks = Hooks()
         self._hooks.observers.append(observer)
+        self._nesting = 0
 
     def remove_observer(self, observer: Observer) -> None:
         """Tell it no longer."""
@@ -843,6 +851,7 @@ class IOLoop:
             self._hooks.observers.remove(observer)
             if not self._hooks.observers:
                 self._hooks = None
+                self._nesting = MAX_DEPTH
 
     def set_stall_threshold(self, seconds: float | None) -> None:
         """Log a warning, with the stack, while one turn takes longer than this; None: no more.

@@ -219,7 +219,7 @@ class _Picture:
         live = {*loop._live_tasks(), *self._running}
         self._tasks: list[Any] = sorted(
             (task for task in live if task._state == PENDING),
-            key=lambda task: (task._born, task.get_name()),
+            key=lambda task: (task._since(), task.get_name()),
         )
         self._entries: dict[Any, _Entry] = {}
         # How many wait for it.
@@ -291,7 +291,7 @@ class _Picture:
             state = task._awaited() or ("cancelled" if task._cancel_requests else "")
         name = _clip(_safely(task.get_name), MAX_NAME)
         about = f" [{state}]" if state else ""
-        return _Entry(f"{name}{about}  {self._now - task._born:.1f} s", places, inputs)
+        return _Entry(f"{name}{about}  {self._now - task._since():.1f} s", places, inputs)
 
     def _suspended_at(self, task: Task[Any]) -> list[str]:
         """The places of a task that does not run, outermost first."""

@@ -75,7 +75,7 @@ from coro.future import (
     shortened,
     slot,
 )
-from coro.loop import IOLoop
+from coro.loop import MAX_DEPTH, IOLoop
 
 __all__ = [
     "Return",
@@ -95,9 +95,6 @@ __all__ = [
 
 T = TypeVar("T", default=Any)
 P = ParamSpec("P")
-
-# How deep calls of coroutines may nest inside one step before a call only creates its task.
-MAX_DEPTH = 64
 
 # How often one step may go on (settled things yielded, parents resumed) before it queues up again.
 MAX_CONTINUATIONS = 1000
@@ -160,12 +157,13 @@ class Task(Future[T]):
     __init__ = object.__init__
 
     _body: Generator[Any, Any, T] | Coroutine[Any, Any, T]
-    # Loop time, in seconds, of the turn in which it was made.
+    # Loop time, in seconds, of the turn in which it was made; set after its first step.
     _born: float
     _cancel_text: Any
     _cancel_requests: int
     _context: Context
-    # Whether the loop's set of suspended tasks refers to it, so that it cannot vanish.
+    # Whether the loop's set of suspended tasks refers to it, so that it cannot vanish; set after
+    # its first step.
     _held: bool
     _must_cancel: bool
     _name: str
@@ -316,6 +314,9 @@ class Task(Future[T]):
         # Of a task the name alone: a chain of them may be as long as it likes.
         return f"{text}, waits for {getattr(waiting, 'get_name', waiting.__repr__)()}"
 
+    def _since(self) -> float:
+        return getattr(self, "_born", self._loop._now)
+
     def _awaited(self) -> str:
         waiting = self._waiting
         if waiting is _UNSTARTED:
@@ -460,32 +461,42 @@ class Task(Future[T]):
                         errors = True
                         yielded = context.run(send.__self__.throw, error)
 
-                    while (
-                        yielded is not None and yielded is _DONE
-                    ):  # the usual end, spelt out: a parent goes on
-                        waiting = task._waiter
-                        if (
-                            waiting is None
-                            or waiting._must_cancel
-                            or task._must_cancel
-                            or task._others is not None
-                            or hooks is not None
-                            or budget <= 0
+                    while budget > 1:  # what is usual, spelt out
+                        if yielded is _DONE:  # the body has ended: a parent goes on
+                            waiting = task._waiter
+                            if (
+                                waiting is None
+                                or waiting._must_cancel
+                                or task._must_cancel
+                                or task._others is not None
+                                or hooks is not None
+                            ):
+                                kind = _Ended
+                                break
+                            budget -= 1
+                            _keep_driver(send)
+                            if task._held:
+                                loop._tasks.pop(task, None)
+                            task._state = DONE
+                            task._waiter = None
+                            value = task._value
+                            task = waiting
+                            task._waiting = None
+                            loop._current_task = task
+                            context = task._context
+                            send = task._send
+                            yielded = context.run(send, value)
+                        elif (
+                            (kind := type(yielded)) is Task  # a child, which has ended already
+                            and yielded._state == DONE
+                            and not task._must_cancel
                         ):
+                            budget -= 1
+                            yielded = context.run(send, yielded._value)
+                        else:
                             break
-                        budget -= 1
-                        _drivers.append(send)
-                        if task._held:
-                            loop._tasks.pop(task, None)
-                        task._state = DONE
-                        task._waiter = None
-                        value = task._value
-                        task = waiting
-                        task._waiting = None
-                        loop._current_task = task
-                        context = task._context
-                        send = task._send
-                        yielded = context.run(send, value)
+                    else:
+                        kind = type(yielded)
                     if yielded is None:
                         ready.append(task)
                         loop._poll_wanted = True
@@ -500,7 +511,6 @@ class Task(Future[T]):
                         kind = None
                         waiting = ready.popleft()
                         break
-                    kind = type(yielded)
                     if kind is not Task and kind not in KINDS:
                         if kind is _Ended:
                             break
@@ -570,7 +580,7 @@ class Task(Future[T]):
                     task = waiting
                     waiting = task._waiting
                     continue
-                _drivers.append(send)
+                _keep_driver(send)
                 errors = True
                 task = task._end(yielded.state)
                 if task is None:
@@ -642,15 +652,6 @@ class Task(Future[T]):
         self._wake()
         return None
 
-    def _end_first(self, state: int) -> None:
-        """Settle the task in its first step, where some other may wait for it already."""
-        hooks = self._loop._hooks
-        if hooks is not None:
-            hooks.step_ended(self)
-        parent = self._end(state)
-        if parent is not None:
-            parent._run()
-
 
 # What a task that was called too deep waits for: its first step.
 _UNSTARTED: Future[Any] = Future()
@@ -706,6 +707,8 @@ _DONE, _FAILED, _CANCELLED = map(_Ended, (DONE, FAILED, CANCELLED))
 
 # Drivers without work, by their ``send``.
 _drivers: deque[Callable[[Any], Any]] = deque(maxlen=1000)
+_take_driver = _drivers.pop
+_keep_driver = _drivers.append
 
 
 class _CurrentTasks:
@@ -737,21 +740,17 @@ def swap_current(loop: Any, task: Any) -> Any:
 
 
 @types.coroutine
-def _drive(face: Any = None) -> Generator[Any, Any, None]:
+def _drive(face: Any) -> Generator[Any, Any, None]:
     """Run the bodies of tasks, one after another: a task is sent in, then what its body wants.
 
     Arguments:
-        face: an asyncio loop that is to know whose body runs, for the first body.
+        face: an asyncio loop that is to know whose body runs, for the first body; or None.
     """
-    ended = value = yielded = outer = resume = None
-    while True:
-        task = yield ended
+    task = yield
+    if face is not None:
+        # What ``yield from`` does, spelt out.
+        value = yielded = outer = None
         try:
-            if face is None:
-                task._value = yield from task._body
-                ended = _DONE
-                continue
-            # ``yield from`` spelt out.
             resume = task._body.send
             while True:
                 outer = swap_current(face, task)
@@ -769,23 +768,39 @@ def _drive(face: Any = None) -> Generator[Any, Any, None]:
                 except BaseException as error:
                     value = _without_top_frame(error)
                     resume = task._body.throw
-        except StopIteration as stop:
-            task._value = stop.value
-            ended = _DONE
-        except Return as stop:
-            task._value = stop.value
-            ended = _DONE
-        except CancelledError as error:
-            task._value = _without_top_frame(error)
-            ended = _CANCELLED
-        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        except _INTERRUPTS:
             raise
         except BaseException as error:
-            task._value = _without_top_frame(error)
-            ended = _FAILED
+            ended = _outcome(task, error)
         finally:
-            # The frame stands in the traceback of an error that the task holds.
-            task = face = value = yielded = outer = resume = None
+            task = face = value = yielded = resume = None
+        task = yield ended
+    while True:
+        try:
+            task._value = yield from task._body
+            ended = _DONE
+        except _INTERRUPTS:
+            task = None
+            raise
+        except BaseException as error:
+            ended = _outcome(task, error)
+        # The frame stands in the traceback of an error that the task holds.
+        task = None
+        task = yield ended
+
+
+# They pass the driver, and end it.
+_INTERRUPTS = (KeyboardInterrupt, SystemExit, GeneratorExit)
+
+
+def _outcome(task: Any, error: BaseException) -> _Ended:
+    """Keep what a body's end, which reached its driver as an error, came to; return the mark."""
+    if isinstance(error, Return | StopIteration):
+        task._value = error.value
+        return _DONE
+    # The driver's frame.
+    task._value = _without_top_frame(error)
+    return _CANCELLED if isinstance(error, CancelledError) else _FAILED
 
 
 def _driver(face: Any = None) -> Callable[[Any], Any]:
@@ -820,10 +835,10 @@ def _launch(
     """Make the task of a coroutine call and run it up to its first unfinished yield.
 
     What most calls do is written out here: to end in the first step, or to yield something pending
-    that nobody else waits for. All else goes on in ``_run``.
+    that nobody else waits for. All else goes on in ``_launched``.
     """
     task: Any = Task()
-    # ``_set_up`` spelt out, without a value: nobody looks at it before the task has ended.
+    # ``_set_up`` spelt out, without what nobody looks at before the first step is over.
     task._loop = loop
     task._state = PENDING
     task._waiter = None
@@ -832,112 +847,131 @@ def _launch(
     task._body = body
     task._context = context
     task._waiting = None
-    task._held = False
     task._must_cancel = False
     task._cancel_requests = 0
-    task._born = loop._now
     depth = loop._depth
-    if depth >= MAX_DEPTH:
-        task._waiting = _UNSTARTED
-        task._send = send or _driver()
-        task._hold()
-        loop._ready.append((task._start_queued, (), None))
-        return task  # type: ignore[no-any-return]
+    if depth >= loop._nesting:
+        return _launch_apart(task, send)
     loop._depth = depth + 1
     outer = loop._current_task
     loop._current_task = task
-    hooks = loop._hooks
-    if hooks is not None:
-        hooks.task_started(task)
-        hooks.step_started(task)
     if send is None:
-        send = _drivers.pop() if _drivers else _driver()
+        send = _take_driver() if _drivers else _driver()
     task._send = send
-    # As in ``_run``.
-    errors = False
     try:
         yielded = context.run(send, task)
-        if yielded is _DONE:
-            _drivers.append(send)
-            if (
-                hooks is None
-                and task._waiter is None
-                and task._others is None
-                and not task._must_cancel
-            ):
-                task._state = DONE
-                return task  # type: ignore[no-any-return]
-            task._end_first(DONE)
+    except BaseException as error:
+        loop._depth = depth
+        task._born = loop._now
+        task._held = False
+        try:
+            task._thrown(error)
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
             return task  # type: ignore[no-any-return]
-        if yielded is None:
-            task._hold()
-            loop._ready.append(task)
-            loop._poll_wanted = True
+        finally:
+            loop._current_task = outer
+            # As in ``_run``, where errors were met.
+            task = body = context = outer = None  # type: ignore[assignment]
+    loop._depth = depth
+    if yielded is _DONE and task._waiter is None and task._others is None and not task._must_cancel:
+        _keep_driver(send)
+        task._state = DONE
+        loop._current_task = outer
+        return task  # type: ignore[no-any-return]
+    task._born = loop._now
+    task._held = False
+    if yielded is None:
+        # It waits for something, so that a parent need not ask whether it runs.
+        task._waiting = moment
+        task._hold()
+        loop._ready.append(task)
+        loop._poll_wanted = True
+    elif (
+        (kind := type(yielded)) is Task
+        and (below := yielded._waiting) is not None
+        and below is not _UNSTARTED
+        and yielded._waiter is None
+        and yielded._others is None
+        and yielded._loop is loop
+        and not task._must_cancel
+    ):
+        # A child that is suspended is held, or below it is, and refers to its parent.
+        yielded._waiter = task
+        task._waiting = yielded
+    elif (
+        kind is not Task
+        and kind in KINDS
+        and yielded._state == PENDING
+        and yielded._waiter is None
+        and yielded._others is None
+        and yielded._loop is loop
+        and not task._must_cancel
+    ):
+        yielded._waiter = task
+        task._waiting = yielded
+        task._hold()
+    else:
+        try:
+            _launched(task, yielded)
+            return task  # type: ignore[no-any-return]
+        finally:
+            loop._current_task = outer
+            task = body = context = outer = yielded = None  # type: ignore[assignment]
+    loop._current_task = outer
+    return task  # type: ignore[no-any-return]
+
+
+def _launch_apart(task: Any, send: Callable[[Any], Any] | None) -> Task[Any]:
+    """Launch a task whose call is nested too deep, or whose steps are watched."""
+    loop = task._loop
+    task._waiting = _UNSTARTED
+    task._send = send or _driver()
+    task._born = loop._now
+    if loop._depth >= MAX_DEPTH:
+        task._hold()
+        loop._ready.append((task._start_queued, (), None))
+    else:
+        task._held = False
+        loop._depth += 1
+        outer = loop._current_task
+        try:
+            task._run()
+        finally:
+            loop._depth -= 1
+            loop._current_task = outer
+    return task  # type: ignore[no-any-return]
+
+
+def _launched(task: Any, yielded: Any) -> None:
+    """Go on after the first step of a task, which yielded what is seldom yielded then."""
+    loop = task._loop
+    loop._depth += 1
+    try:
+        if type(yielded) is _Ended:
+            _keep_driver(task._send)
+            following = task._end(yielded.state)
         else:
-            kind = type(yielded)
-            if (
-                kind is Task
-                and (below := yielded._waiting) is not None
-                and below is not _UNSTARTED
-                and yielded._waiter is None
-                and yielded._others is None
-                and yielded._loop is loop
-                and not task._must_cancel
-            ):
-                # A child that is suspended is held, or below it is, and refers to its parent.
-                yielded._waiter = task
-                task._waiting = yielded
-                if hooks is not None:
-                    hooks.step_ended(task)
-                return task  # type: ignore[no-any-return]
-            if kind not in KINDS:
-                errors = True
-                if kind is _Ended:
-                    _drivers.append(send)
-                    task._end_first(yielded.state)
-                    return task  # type: ignore[no-any-return]
-                if yielded is not moment:
-                    yielded = task._convert(yielded)
-                    kind = type(yielded)
-            if (
-                kind is not Task
-                and yielded._state == PENDING
-                and yielded._waiter is None
-                and yielded._others is None
-                and yielded._loop is loop
-                and not task._must_cancel
-            ):
-                yielded._waiter = task
-                task._waiting = yielded
-                task._hold()
-            elif yielded is moment:
+            if type(yielded) not in KINDS and yielded is not moment:
+                yielded = task._convert(yielded)
+            if yielded is moment:
                 task._hold()
                 loop._ready.append(task)
                 loop._poll_wanted = True
+                following = None
             else:
-                errors = True
                 following = task._suspend(yielded)
-                if following is not None:
-                    if hooks is not None:
-                        hooks.step_ended(task)
-                    following._run()
-                    return task  # type: ignore[no-any-return]
-        if hooks is not None:
-            hooks.step_ended(task)
-        return task  # type: ignore[no-any-return]
+        if following is not None:
+            following._run()
     except BaseException as error:
-        errors = True
         if task._state != PENDING:
             raise
         task._thrown(error)
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
-        return task  # type: ignore[no-any-return]
     finally:
-        loop._depth = depth
-        loop._current_task = outer
-        if errors:
-            task = body = context = outer = yielded = following = None  # type: ignore[assignment]
+        loop._depth -= 1
+        task = yielded = following = None
 
 
 def _settled(func: Any, loop: Any, context: Context, state: int, value: Any) -> Task[Any]:
