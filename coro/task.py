@@ -78,6 +78,7 @@ from coro.future import (
 from coro.loop import MAX_DEPTH, IOLoop
 
 __all__ = [
+    "MAX_DEPTH",
     "Return",
     "Task",
     "all_tasks",
@@ -315,7 +316,8 @@ class Task(Future[T]):
         return f"{text}, waits for {getattr(waiting, 'get_name', waiting.__repr__)()}"
 
     def _since(self) -> float:
-        return getattr(self, "_born", self._loop._now)
+        since: float = getattr(self, "_born", self._loop._now)
+        return since
 
     def _awaited(self) -> str:
         waiting = self._waiting
@@ -396,6 +398,7 @@ class Task(Future[T]):
         waiting: Any = self._waiting
         value: Any
         yielded: Any
+        kind: Any
         # A bare ``yield`` after a bare ``yield`` (it is held since the first), spelt out.
         while waiting is None and hooks is None and not task._must_cancel:
             loop._current_task = task
