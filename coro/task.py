@@ -489,38 +489,47 @@ class Task(Future[T]):
                             context = task._context
                             send = task._send
                             yielded = context.run(send, value)
-                        elif (
-                            (kind := type(yielded)) is Task  # a child, which has ended already
-                            and yielded._state == DONE
-                            and not task._must_cancel
-                        ):
+                        elif yielded is None:
+                            ready.append(task)
+                            loop._poll_wanted = True
+                            if not task._held:
+                                task._hold()
+                            kind = None
+                            break
+                        elif (kind := type(yielded)) not in KINDS or task._must_cancel:
+                            break
+                        elif yielded._state == DONE:
                             budget -= 1
                             yielded = context.run(send, yielded._value)
+                        elif (
+                            yielded._state == PENDING
+                            and yielded._waiter is None
+                            and yielded._others is None
+                            and yielded._loop is loop
+                            and (
+                                kind is not Task
+                                or (yielded is not task and yielded._waiting is not _UNSTARTED)
+                            )
+                        ):
+                            yielded._waiter = task
+                            task._waiting = yielded
+                            if not task._held:
+                                task._held = True
+                                loop._tasks[task] = None
+                            kind = None
+                            break
                         else:
                             break
                     else:
                         kind = type(yielded)
-                    if yielded is None:
-                        ready.append(task)
-                        loop._poll_wanted = True
-                        if not task._held:
-                            task._hold()
-                        if not left or errors or hooks is not None:
-                            return left
-                        if type(ready[0]) is not Task:
-                            return left
-                        left -= 1
-                        budget = MAX_CONTINUATIONS
-                        kind = None
-                        waiting = ready.popleft()
+                    if kind is None:
                         break
-                    if kind is not Task and kind not in KINDS:
+                    if kind not in KINDS:
                         if kind is _Ended:
                             break
                         if yielded is not moment:
                             errors = True
                             yielded = task._convert(yielded)
-                            kind = type(yielded)
                         if yielded is moment:
                             ready.append(task)
                             loop._poll_wanted = True
@@ -528,30 +537,6 @@ class Task(Future[T]):
                                 task._hold()
                             return left
                     if yielded._state == PENDING:
-                        if (
-                            yielded._waiter is None
-                            and yielded._others is None
-                            and yielded._loop is loop
-                            and (
-                                kind is not Task
-                                or (yielded is not task and yielded._waiting is not _UNSTARTED)
-                            )
-                            and not task._must_cancel
-                        ):
-                            yielded._waiter = task
-                            task._waiting = yielded
-                            if not task._held:
-                                task._held = True
-                                loop._tasks[task] = None
-                            if not left or errors or hooks is not None:
-                                return left
-                            if type(ready[0]) is not Task:
-                                return left
-                            left -= 1
-                            budget = MAX_CONTINUATIONS
-                            value = None
-                            waiting = ready.popleft()
-                            break
                         errors = True
                         waiting = task._suspend(yielded)
                         if waiting is None:
@@ -577,6 +562,15 @@ class Task(Future[T]):
                     else:
                         error = yielded._take_error()
 
+                if kind is None:  # it is suspended
+                    if not left or errors or hooks is not None or type(ready[0]) is not Task:
+                        return left
+                    left -= 1
+                    budget = MAX_CONTINUATIONS
+                    value = None
+                    task = ready.popleft()
+                    waiting = task._waiting
+                    continue
                 if hooks is not None:
                     hooks.step_ended(task)
                 if kind is not _Ended:
