@@ -112,6 +112,7 @@ class IOStream(BaseIOStream):
             raise no_callback("yield stream.connect(address)")
         future = self._opening = Opening(self, address)
         self._state = CONNECTING
+        self._at_once = -1
         try:
             self.socket.connect(address)
         except OSError as error:
@@ -143,6 +144,7 @@ class IOStream(BaseIOStream):
 
     def _after_opening(self) -> None:
         """Set what to wait for, now that bytes may flow."""
+        self._open_for_writes()
         if self._queue.size:
             self._on_writable()
         if self._state == OPEN:
@@ -318,6 +320,7 @@ class SSLIOStream(IOStream):
         self._server_hostname: str | None = None
         if isinstance(socket, ssl.SSLSocket | TLSPump):
             self._state = HANDSHAKING
+            self._at_once = -1
             # What the handshake waits for: READ or WRITE. It begins in the next turn.
             self._want(WRITE)
 
@@ -488,7 +491,7 @@ class SSLIOStream(IOStream):
             self._crossed = False
             events = READ | WRITE
             self._set_events(events)
-        super()._on_events(events)
+        self._on_other_events(events)
 
     def _unwant(self, events: int) -> None:
         if not self._crossed:

@@ -49,7 +49,7 @@ from coro.errors import (
     StreamClosedError,
     UnsatisfiableReadError,
 )
-from coro.future import PENDING, Future, slot
+from coro.future import DONE, PENDING, Future, slot
 from coro.loop import IOLoop
 from coro.net import ERROR, READ, SHUT_WR, WRITE
 from coro.operations import (
@@ -143,6 +143,7 @@ class BaseIOStream:
         "_soon",
         "_state",
         "_unasked_callback",
+        "_usual_reads",
         "_was_reset",
         "_writes",
         "attempts",
@@ -205,13 +206,9 @@ class BaseIOStream:
         # How far ``send_eof`` has got, and its future.
         self._sending = SENDING
         self._eof: Write | None = None
-        # The most bytes that a write may try to send without a further question.
-        self._at_once = (
-            WRITE_BUDGET
-            if max_write_buffer_size is None
-            else min(WRITE_BUDGET, max_write_buffer_size)
-        )
         self._read: Read | None = None
+        # Whether a read has nothing to look for but the poller's word.
+        self._usual_reads = not self._hides
         self._opening: Opening | None = None
         self._registration: Any = None
         self._close_callback: Callable[[], Any] | None = None
@@ -219,6 +216,10 @@ class BaseIOStream:
         # Is told when the stream ends, or goes over to TLS.
         self._owner: Owner | None = None
         self._state = OPEN
+        # The most bytes that a write may try to send without a further question: -1 where the
+        # stream is not open, others wait to be sent, or the end was announced.
+        self._at_once = -1
+        self._open_for_writes()
         socket.setblocking(False)
         self._bind()
         hooks = self.io_loop._hooks
@@ -297,9 +298,7 @@ class BaseIOStream:
     def idle(self) -> bool:
         """Whether it is open and nothing is under way: no read, no byte to read or to send."""
         return (
-            self._state == OPEN
-            and self._read is None
-            and not (self._received or self._queue.size or self._soon or self._sending)
+            self._at_once >= 0 and self._read is None and not (self._received or self._soon)
         )
 
     def still_idle(self) -> bool:
@@ -355,35 +354,36 @@ class BaseIOStream:
             StreamClosedError: the stream is closed and the buffer does not suffice.
             ValueError: ``num_bytes`` is negative.
         """
+        registration = self._registration
+        if (
+            registration is not None
+            and registration.events & READ
+            and self._read is None
+            and not self._received
+            and self._usual_reads
+            and type(num_bytes) is int
+            and num_bytes > 0
+            and callback is None
+            and (partial is True or partial is False)
+        ):
+            # The usual read: all is set up, and nothing is there yet. ``set_up`` spelt out.
+            read: Any = Read()
+            read._loop = self.io_loop
+            read._state = PENDING
+            read._waiter = read._others = None
+            read._asyncio_future_blocking = False
+            read.stream = self
+            read.kind = PARTIAL if partial else EXACT
+            read.size = num_bytes
+            self._read = read
+            return read  # type: ignore[no-any-return]
         if not isinstance(num_bytes, int):
             raise TypeError(f"num_bytes is an int, not {num_bytes!r}")
         if callback is not None or (partial is not False and callable(partial)):
             raise no_callback("data = yield stream.read_bytes(num_bytes)")
-        read: Any = Read()
-        # ``set_up`` spelt out.
-        read._loop = self.io_loop
-        read._state = PENDING
-        read._value = read._waiter = read._others = None
-        read._asyncio_future_blocking = False
-        read.stream = self
-        read.kind = PARTIAL if partial else EXACT
-        read.size = num_bytes
-        registration = self._registration
-        if (
-            self._read is None
-            and not self._received
-            and num_bytes > 0
-            and self._state == OPEN
-            and registration is not None
-            and registration.events & READ
-            and not self._hides
-        ):
-            # The usual read: all is set up, and nothing is there yet.
-            self._read = read
-            return read  # type: ignore[no-any-return]
         if num_bytes < 0:
             raise ValueError(f"cannot read {num_bytes} bytes")
-        return self._begin(read)
+        return self._begin(Read().set_up(self, PARTIAL if partial else EXACT, num_bytes))
 
     def unread(self, data: bytes) -> None:
         """Give back bytes that were read: the next read begins with them.
@@ -525,12 +525,20 @@ class BaseIOStream:
             else:
                 chunk = self._recv(self.read_chunk_size)
                 count = len(chunk)
-        except _NOT_NOW as error:
-            self._on_not_now(error, READ)
-            return
         except OSError as error:
+            self._on_failed_read(error)
+        else:
+            self._on_received(chunk, count)
+
+    def _on_failed_read(self, error: OSError) -> None:
+        if isinstance(error, _NOT_NOW):
+            self._on_not_now(error, READ)
+        else:
             self._on_read_error(error)
-            return
+
+    def _on_received(self, chunk: bytes, count: int) -> None:
+        """Use what was received: ``count`` bytes, which a ``read_into`` has already."""
+        read = self._read
         if not count:
             self._on_eof()
         elif read is None:
@@ -602,8 +610,6 @@ class BaseIOStream:
         if (
             type(data) is bytes
             and len(data) <= self._at_once
-            and self._state == OPEN
-            and not self._queue.size
             and not self._soon
             and callback is None
         ):
@@ -656,6 +662,7 @@ class BaseIOStream:
         """
         queue = self._queue
         queue.append(view)
+        self._at_once = -1
         if queue.size <= early:
             future = self.io_loop.nothing
         else:
@@ -687,7 +694,7 @@ class BaseIOStream:
         What many streams have to say in one turn then leaves in one go: a peer on the same machine
         that serves them all is woken up once, which can cost more than all the rest of a send.
         """
-        if self._state != OPEN or self._soon or self._queue.size or self._sending:
+        if self._at_once < 0 or self._soon:
             self.write(data)
         else:
             self._soon = data
@@ -805,10 +812,17 @@ class BaseIOStream:
             if not writes:
                 self._writes = ()
         if not queue.size:
+            self._open_for_writes()
             if self._sending == ENDING:
                 self._end_sending()
             else:
                 self._unwant(WRITE)
+
+    def _open_for_writes(self) -> None:
+        """Let the next write be tried at once, if nothing speaks against it."""
+        if self._state == OPEN and not self._sending and not self._queue.size:
+            limit = self.max_write_buffer_size
+            self._at_once = WRITE_BUDGET if limit is None else min(WRITE_BUDGET, limit)
 
     def _send_views(self, views: list[memoryview]) -> int:
         """Send the first bytes of the queue with one call; return how many went."""
@@ -820,6 +834,35 @@ class BaseIOStream:
     # --- events ----------------------------------------------------------------------------
 
     def _on_events(self, events: int) -> None:
+        read: Any = self._read
+        if (
+            events != READ
+            or read is None
+            or read.kind != PARTIAL
+            or self._received
+            or self._state != OPEN
+        ):
+            self._on_other_events(events)
+            return
+        # The usual event: bytes for a read that is content with what has come.
+        try:
+            chunk = self._recv(self.read_chunk_size)
+        except OSError as error:
+            self._on_failed_read(error)
+            return
+        if not 0 < len(chunk) <= read.size or read._others is not None:
+            self._on_received(chunk, len(chunk))
+            return
+        self._read = None
+        # ``_settle`` spelt out.
+        read._state = DONE
+        read._value = chunk
+        waiter = read._waiter
+        if waiter is not None:
+            read._waiter = None
+            self.io_loop._ready.append(waiter)
+
+    def _on_other_events(self, events: int) -> None:
         state = self._state
         if state == OPEN:
             if events & _INCOMING:
@@ -909,6 +952,7 @@ class BaseIOStream:
 
     def _end(self) -> None:
         self._state = CLOSED
+        self._at_once = -1
         hooks = self.io_loop._hooks
         if hooks is not None:
             hooks.resource_closed(self)
