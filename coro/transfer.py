@@ -297,9 +297,7 @@ class BaseIOStream:
 
     def idle(self) -> bool:
         """Whether it is open and nothing is under way: no read, no byte to read or to send."""
-        return (
-            self._at_once >= 0 and self._read is None and not (self._received or self._soon)
-        )
+        return self._at_once >= 0 and self._read is None and not (self._received or self._soon)
 
     def still_idle(self) -> bool:
         """Whether it is idle; the system is asked too, which may know of bytes, or of the end."""

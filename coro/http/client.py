@@ -274,13 +274,16 @@ class AsyncHTTPClient:
             # Closed with its loop, most likely, if it is used on another one.
             self._check_loop()
             raise RuntimeError("fetch() called on closed AsyncHTTPClient")
-        if isinstance(request, HTTPRequest):
+        fresh = plain = True
+        if type(request) is str and not kwargs and len(request) <= LONGEST_KEPT:
+            request = HTTPRequest.usual(request)
+        elif isinstance(request, HTTPRequest):
             if kwargs:
                 raise ValueError("kwargs can't be used if request is an HTTPRequest object")
             fresh, plain = False, request.plain and len(str(request.url)) <= LONGEST_KEPT
         else:
-            fresh, plain = True, not kwargs and len(str(request)) <= LONGEST_KEPT
-            request = HTTPRequest.usual(request) if plain else HTTPRequest(request, **kwargs)
+            plain = False
+            request = HTTPRequest(request, **kwargs)
         if callback is not None:
             task = current_task()
             assert task is not None
@@ -421,7 +424,7 @@ class _Fetch(Timeout):
     def __init__(
         self, client: AsyncHTTPClient, request: HTTPRequest, fresh: bool, plain: bool
     ) -> None:
-        # ``__enter__`` sets what it inherits.
+        # ``run`` sets what it inherits.
         self.client = client
         self.request = request
         self.started = request.start_time if fresh else time.time()
@@ -449,26 +452,23 @@ class _Fetch(Timeout):
         self.max_body = limit
         self.hop: Hop | None = None
 
-    def __enter__(self) -> Self:
-        # Spelt out: the task is at hand, for a fetch is a coroutine of coro's, and has no deadline
-        # before it knows what it waits for.
-        self._loop = loop = self.client.io_loop
-        if slot.running is not loop:
-            self.client._check_loop()
-        self._task = task = loop._current_task
-        self._cancelling = task._cancel_requests
-        self._deadline = self._timer = None
-        self._state = ACTIVE
-        return self
-
     def run(self) -> Generator[Any, Any, HTTPResponse]:
         """Fetch, and follow redirects."""
         request = self.request
         url = request.url
         redirects = self.options["max_redirects"] if self.options["follow_redirects"] else 0
         urls: list[str] | None = None
+        # ``__enter__`` spelt out: the task is at hand, for a fetch is a coroutine of coro's, and
+        # has no deadline before it knows what it waits for.
+        self._loop = loop = self.client.io_loop
+        if slot.running is not loop:
+            self.client._check_loop()
+        self._task = loop._current_task
+        self._cancelling = self._task._cancel_requests
+        self._deadline = self._timer = None
+        self._state = ACTIVE
         try:
-            with self:
+            try:
                 while True:
                     self.may_redirect = redirects > 0
                     response = yield from self._attempt(request, url)
@@ -489,6 +489,11 @@ class _Fetch(Timeout):
                         if urls is not None and not redirects:
                             if response.code in _REDIRECTS and "Location" in response.headers:
                                 response._urls = [*urls, url]
+                        if self._timer is not None or self._state != ACTIVE:
+                            self.__exit__(None, None, None)
+                        else:
+                            # It may come to hold an error that leads to this object.
+                            del self._task
                         return response
                     self.hop = None
                     redirects -= 1
@@ -504,6 +509,9 @@ class _Fetch(Timeout):
                         }
                     request = redirected(request, response.code, url, same_origin)
                     self.progress.begin_again(self.client.io_loop.time())
+            except BaseException as error:
+                self.__exit__(type(error), error, error.__traceback__)
+                raise
         except TimeoutError as error:
             if not self.expired():
                 raise
@@ -648,16 +656,14 @@ class _Fetch(Timeout):
         if receiver is not None:
             receiver.finish()
         progress = self.progress
-        progress.ended = self.client.io_loop.time()
+        progress.ended = self._loop.time()
+        trailers = decoder.trailers if head.chunked else None
         response = HTTPResponse.received(
-            self.request, head, self.url, self.started, progress, decoder.body
+            self.request, head, self.url, self.started, progress, decoder.forget(), trailers
         )
         response.request_time = progress.ended - progress.acquired
         if receiver is not None:
             response._body = receiver.body()
-        if head.chunked:
-            response._trailers = decoder.trailers
-        decoder.forget()
         if receiver is not None and receiver.decompresses:
             response.headers["X-Consumed-Content-Encoding"] = response.headers.pop(
                 "Content-Encoding"
@@ -668,6 +674,11 @@ class _Fetch(Timeout):
 
     def _begin_body(self, head: ResponseHead) -> Sink | None:
         """Look at the head; return what takes the body, or None to let the decoder collect it."""
+        length = head.content_length
+        limit = self.max_body
+        if head.usual and self.plain and self.hop is None:
+            if length is None or limit is None or length <= limit:
+                return None
         request = self.request
         if self.hop is not None and self.hop.take_head(head):
             return _discarder(head)
@@ -680,12 +691,9 @@ class _Fetch(Timeout):
             if self.location is not None:
                 # Neither its head nor its body is the caller's business.
                 return _discarder(head)
-        limit = self.max_body
-        if head.content_length is not None and limit is not None and head.content_length > limit:
+        if length is not None and limit is not None and length > limit:
             if request.method != "HEAD" and head.status != 204 and head.status != 304:
-                raise BodyTooLargeError(
-                    f"the body of {head.content_length} bytes is larger than {limit} bytes"
-                )
+                raise BodyTooLargeError(f"the body of {length} bytes is larger than {limit} bytes")
         coding = None
         if head.content_encoding is not None and self.options["decompress_response"]:
             coding = decoder_for(head.content_encoding)

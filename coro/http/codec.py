@@ -118,6 +118,7 @@ class ResponseHead:
         chunked: the body comes in chunks.
         keep_alive: the peer means to keep the connection: HTTP/1.1 and no ``Connection: close``.
         has_cookies: there is a ``Set-Cookie``.
+        usual: a success whose body is not coded: there is nothing to do but to collect it.
         whole: bytes of the whole response, if its length is told and nothing but the request's
             method can mean that it has no body; else -1.
         headers: all fields.
@@ -133,6 +134,7 @@ class ResponseHead:
         "raw",
         "reason",
         "status",
+        "usual",
         "whole",
     )
 
@@ -161,6 +163,7 @@ class ResponseHead:
                 self._note_content_encoding(value)
             else:
                 self._note_transfer_encoding(value)
+        self.usual = 200 <= self.status < 300 and self.content_encoding is None
         self.whole = -1
         if self.content_length is not None and self.status >= 200:
             if self.status != 204 and self.status != 304:
@@ -251,6 +254,8 @@ class ResponseDecoder:
         head: the final response's head, or None: not yet.
         body_bytes: how many bytes of the body have come, transfer coding removed.
         bytes_received: how many bytes of any kind have come since ``begin``.
+        reusable: the response is complete, and the connection may carry another request (RFC 9112
+            section 9.3).
         upgraded: the connection has left HTTP: a 101, or a 2xx to CONNECT.
         surplus: what came after the response: after 101, or 2xx to CONNECT, the first bytes of
             the other protocol; after any other a fault of the peer.
@@ -275,6 +280,7 @@ class ResponseDecoder:
         "interim",
         "max_header_bytes",
         "max_headers",
+        "reusable",
         "surplus",
         "upgraded",
     )
@@ -297,8 +303,8 @@ class ResponseDecoder:
         self.bytes_received = self.body_bytes = 0
         self.head = self._known = self._section = self._chunks = None
         self._pieces = []
-        self.upgraded = self._persistent = False
-        self._step = ResponseDecoder._after_end
+        self.upgraded = self.reusable = self._persistent = False
+        self._step = _AFTER_END
 
     def begin(
         self,
@@ -314,15 +320,15 @@ class ResponseDecoder:
         Raises:
             RuntimeError: the response before this one has not ended well.
         """
-        if self._step is not ResponseDecoder._after_end or self.surplus:
+        if self._step is not _AFTER_END or self.surplus:
             raise RuntimeError("a new response on a connection that is not at a response's end")
         self._method = method
         self._on_interim = on_interim
         self.body_bytes = self.bytes_received = self.interim = 0
-        self.upgraded = self._persistent = False
+        self.upgraded = self.reusable = False
         if self.head is not None:
             self.forget()
-        self._step = ResponseDecoder._read_head
+        self._step = _READ_HEAD
 
     def feed(self, data: bytes) -> bool:
         """Take in bytes as received; tell whether the response is complete: False means not yet.
@@ -337,7 +343,7 @@ class ResponseDecoder:
         try:
             if (
                 known is not None
-                and self._step is ResponseDecoder._read_head
+                and self._step is _READ_HEAD
                 and self._section is None
                 and data.startswith(known.raw)
             ):
@@ -348,12 +354,12 @@ class ResponseDecoder:
                 if len(data) != known.whole or self._method in _OTHER_BODIES:
                     return self._begin_body(known, body)
                 # The usual response: it came in one piece.
-                self._persistent = known.keep_alive
+                self.reusable = known.keep_alive
                 if body:
                     self.body_bytes = len(body)
                     self._pieces = [body]
                 self._on_interim = None
-                self._step = ResponseDecoder._after_end
+                self._step = _AFTER_END
                 return True
             return self._step(self, data)
         except BaseException:
@@ -371,7 +377,7 @@ class ResponseDecoder:
         if step is ResponseDecoder._read_until_close:
             self._end(b"")
             return None
-        if step is ResponseDecoder._after_end:
+        if step is _AFTER_END:
             return None
         if not self.bytes_received:
             part = "nothing"
@@ -387,12 +393,7 @@ class ResponseDecoder:
     @property
     def complete(self) -> bool:
         """Whether the response has come to its end."""
-        return self._step is ResponseDecoder._after_end
-
-    @property
-    def reusable(self) -> bool:
-        """Whether the connection may carry another request (RFC 9112 section 9.3)."""
-        return self._persistent and not self.surplus and self._step is ResponseDecoder._after_end
+        return self._step is _AFTER_END
 
     @property
     def body(self) -> bytes:
@@ -412,11 +413,16 @@ class ResponseDecoder:
         """The fields after a chunked body; never mixed with those of the head."""
         return HTTPHeaders.from_block(b"" if self._chunks is None else self._chunks.trailers)
 
-    def forget(self) -> None:
-        """Drop the response that was read: an idle connection need not keep a body in memory."""
-        self.head = None
+    def forget(self) -> bytes:
+        """Drop the response that was read: an idle connection need not keep a body in memory.
+
+        Returns:
+            The body, as far as it was not taken.
+        """
+        pieces = self._pieces
         self._pieces = []
-        self._chunks = None
+        self.head = self._chunks = None
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def __repr__(self) -> str:
         state = self._step.__name__.lstrip("_").replace("_", " ")
@@ -515,6 +521,7 @@ class ResponseDecoder:
     def _after_end(self, data: bytes) -> bool:
         """Keep what comes after a response, or with none expected."""
         self.surplus += data
+        self.reusable = False
         return True
 
     def _after_fault(self, data: bytes) -> bool:
@@ -530,9 +537,15 @@ class ResponseDecoder:
     def _end(self, surplus: bytes) -> bool:
         """Note that the response is complete, and let go of whoever was told about it."""
         self.surplus = surplus
+        self.reusable = self._persistent and not surplus
         self._on_interim = None
-        self._step = ResponseDecoder._after_end
+        self._step = _AFTER_END
         return True
+
+
+# The states in which nearly each response begins and ends, at hand.
+_READ_HEAD = ResponseDecoder._read_head
+_AFTER_END = ResponseDecoder._after_end
 
 
 def _judge(parser: HttpResponseParser, fresh: bytes, head: bytes | bytearray) -> None:

@@ -495,6 +495,7 @@ class HTTPResponse:
         start_time: float,
         progress: HasTimeInfo,
         body: bytes,
+        trailers: HTTPHeaders | None = None,
     ) -> HTTPResponse:
         """Make the response of a fetch: the constructor without its questions, for a hot path."""
         self = cls.__new__(cls)
@@ -506,7 +507,8 @@ class HTTPResponse:
         self._head = head
         self._progress = progress
         self._body = body
-        self._headers = self._buffer = self._error = self._time_info = self._trailers = None
+        self._trailers = trailers
+        self._headers = self._buffer = self._error = self._time_info = None
         return self
 
     @property
