@@ -448,8 +448,11 @@ class IOLoop:
         handlers = self._handlers
         self._batch = batch = self._batch + 1
         for fd, mask in events:
-            registration = handlers.get(fd)
-            if registration is not None and registration.batch != batch:
+            try:
+                registration = handlers[fd]
+            except KeyError:
+                continue
+            if registration.batch != batch:
                 try:
                     registration.callback(mask)
                 except (KeyboardInterrupt, SystemExit):

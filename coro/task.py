@@ -417,11 +417,15 @@ class Task(Future[T]):
                 break
             ready.append(task)
             loop._poll_wanted = True
-            if not left or type(ready[0]) is not Task:
+            if not left:
+                loop._current_task = None
+                return left
+            task = ready.popleft()
+            if type(task) is not Task:
+                ready.appendleft(task)
                 loop._current_task = None
                 return left
             left -= 1
-            task = ready.popleft()
             waiting = task._waiting
         budget = MAX_CONTINUATIONS
         # Whether an error was met whose traceback may refer to this frame.
@@ -431,6 +435,10 @@ class Task(Future[T]):
                 if waiting is None:
                     value = None
                     error = task._take_cancel() if task._must_cancel else None
+                elif waiting._state == DONE and not task._must_cancel:
+                    task._waiting = None
+                    error = None
+                    value = waiting._value
                 elif waiting is _RESUMED:
                     error = _RESUMED
                 else:
@@ -439,9 +447,6 @@ class Task(Future[T]):
                         error = task._take_cancel()
                         if waiting._state == DONE:
                             waiting._unclaimed()
-                    elif waiting._state == DONE:
-                        error = None
-                        value = waiting._value
                     elif waiting is _UNSTARTED:
                         error = None
                         value = task
@@ -464,7 +469,7 @@ class Task(Future[T]):
                         errors = True
                         yielded = context.run(send.__self__.throw, error)
 
-                    while budget > 1:  # what is usual, spelt out
+                    while True:  # what is usual, spelt out
                         if yielded is _DONE:  # the body has ended: a parent goes on
                             waiting = task._waiter
                             if (
@@ -473,6 +478,7 @@ class Task(Future[T]):
                                 or task._must_cancel
                                 or task._others is not None
                                 or hooks is not None
+                                or budget <= 1
                             ):
                                 kind = _Ended
                                 break
@@ -494,11 +500,15 @@ class Task(Future[T]):
                             loop._poll_wanted = True
                             if not task._held:
                                 task._hold()
+                            if not left or errors or hooks is not None:
+                                return left
                             kind = None
                             break
                         elif (kind := type(yielded)) not in KINDS or task._must_cancel:
                             break
                         elif yielded._state == DONE:
+                            if budget <= 1:
+                                break
                             budget -= 1
                             yielded = context.run(send, yielded._value)
                         elif (
@@ -516,12 +526,12 @@ class Task(Future[T]):
                             if not task._held:
                                 task._held = True
                                 loop._tasks[task] = None
+                            if not left or errors or hooks is not None:
+                                return left
                             kind = None
                             break
                         else:
                             break
-                    else:
-                        kind = type(yielded)
                     if kind is None:
                         break
                     if kind not in KINDS:
@@ -562,13 +572,15 @@ class Task(Future[T]):
                     else:
                         error = yielded._take_error()
 
-                if kind is None:  # it is suspended
-                    if not left or errors or hooks is not None or type(ready[0]) is not Task:
+                if kind is None:  # it is suspended, and there may be others
+                    following = ready.popleft()
+                    if type(following) is not Task:
+                        ready.appendleft(following)
                         return left
                     left -= 1
                     budget = MAX_CONTINUATIONS
                     value = None
-                    task = ready.popleft()
+                    task = following
                     waiting = task._waiting
                     continue
                 if hooks is not None:
@@ -655,7 +667,7 @@ _UNSTARTED: Future[Any] = Future()
 _UNSTARTED._state = CANCELLED
 
 # What stands for an error, and for what a task waited for, where it was resumed already.
-_RESUMED: Any = object()
+_RESUMED: Any = Future()
 
 
 def cancel_with_inputs(future: Any, msg: Any) -> None:

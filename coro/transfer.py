@@ -833,32 +833,27 @@ class BaseIOStream:
 
     def _on_events(self, events: int) -> None:
         read: Any = self._read
-        if (
-            events != READ
-            or read is None
-            or read.kind != PARTIAL
-            or self._received
-            or self._state != OPEN
-        ):
+        if events != READ or read is None or read.kind != PARTIAL or self._received:
             self._on_other_events(events)
             return
-        # The usual event: bytes for a read that is content with what has come.
+        # The usual event: bytes for a read that is content with what has come. A stream that is not
+        # open yet has other events, for it waits until it can be written to.
         try:
             chunk = self._recv(self.read_chunk_size)
         except OSError as error:
             self._on_failed_read(error)
             return
-        if not 0 < len(chunk) <= read.size or read._others is not None:
+        if chunk and len(chunk) <= read.size and read._others is None:
+            self._read = None
+            # ``_settle`` spelt out.
+            read._state = DONE
+            read._value = chunk
+            waiter = read._waiter
+            if waiter is not None:
+                read._waiter = None
+                self.io_loop._ready.append(waiter)
+        else:
             self._on_received(chunk, len(chunk))
-            return
-        self._read = None
-        # ``_settle`` spelt out.
-        read._state = DONE
-        read._value = chunk
-        waiter = read._waiter
-        if waiter is not None:
-            read._waiter = None
-            self.io_loop._ready.append(waiter)
 
     def _on_other_events(self, events: int) -> None:
         state = self._state
