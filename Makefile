@@ -53,7 +53,7 @@ bench: $(BENCH)/.made  ## Measure coro beside its floors and its peers, for docs
 
 profile: $(BENCH)/.made  ## A flame graph of CASE=name of `make bench` (BY=callgrind: instructions)
 	@$(BENCH)/bin/python -m benchmarks.profile $(CASE) \
-		$(if $(SUBJECT),--subject '$(SUBJECT)') $(if $(BY),--by $(BY))
+		$(if $(AT),--at $(AT)) $(if $(SUBJECT),--subject '$(SUBJECT)') $(if $(BY),--by $(BY))
 
 budgets: $(TEST)/.made  ## Record what the hot paths cost, in counts, as what they may cost
 	@$(TEST)/bin/python -m tests.budgets --record

@@ -26,7 +26,8 @@ from .profiled import PROFILERS
 from .rounds import missing
 from .trial import FIXED
 
-CASES = {case.name: (suite, case) for suite in SUITES for case in suite.cases}
+CASES = {(case.name, case.at): (suite, case) for suite in SUITES for case in suite.cases}
+NAMES = list(dict.fromkeys(name for name, _ in CASES))
 OUTPUT = ROOT / "build" / "profiles"
 OPERATIONS = 20_000
 """How many operations callgrind sees the first time."""
@@ -37,13 +38,14 @@ HOW_TO_GET = {"py-spy": "pip install py-spy", "valgrind": "apt-get install valgr
 
 
 @click.command()
-@click.argument("name", metavar="CASE", type=click.Choice(list(CASES)))
+@click.argument("name", metavar="CASE", type=click.Choice(NAMES))
+@click.option("--at", type=int, help="How many there are, where the case is a curve.")
 @click.option("--subject", default="coro", show_default=True, help="Whose profile.")
 @click.option("--by", type=click.Choice(list(PROFILERS)), default="py-spy", show_default=True)
 @click.option(
     "--seconds", default=3.0, show_default=True, type=click.FloatRange(0.1, 30), help="For py-spy."
 )
-def main(name: str, subject: str, by: str, seconds: float) -> None:
+def main(name: str, at: int | None, subject: str, by: str, seconds: float) -> None:
     """Profile CASE, write what was found to a file, and say where."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that children are ended
     program = "valgrind" if by == "callgrind" else by
@@ -51,7 +53,10 @@ def main(name: str, subject: str, by: str, seconds: float) -> None:
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
     if shutil.which(program) is None:
         raise click.ClickException(f"{program} is not installed: {HOW_TO_GET[program]}")
-    suite, case = CASES[name]
+    if (name, at) not in CASES:
+        points = ", ".join(str(point) for case, point in CASES if case == name)
+        raise click.BadParameter(f"{name} is measured at {points}", param_hint="--at")
+    suite, case = CASES[name, at]
     chosen = next((each for each in case.subjects if each.name == subject), None)
     if chosen is None:
         names = ", ".join(repr(each.name) for each in case.subjects)
@@ -60,7 +65,8 @@ def main(name: str, subject: str, by: str, seconds: float) -> None:
         raise click.ClickException(problem)
     OUTPUT.mkdir(parents=True, exist_ok=True)
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    stem = re.sub(r"\W+", "-", f"{name} {subject}") + f"-{version}"
+    what = name if at is None else f"{name} {at}"
+    stem = re.sub(r"\W+", "-", f"{what} {subject}") + f"-{version}"
     try:
         if by == "callgrind":
             count_instructions(suite, case, chosen, stem)

@@ -19,7 +19,7 @@ coro's speed: operations that coro does while the row's subject does one, and th
 of what runs on coro's loop, or inside asyncio: its own speed where its rival's is 1, and the least
 wanted; coro's CPU: CPU time that coro takes where the subject takes 1; of memory: bytes that the
 process grew by for each, coro holds: how many it has in the memory of one of the row's subject; of
-curves: most / least: cost of an operation where it is highest, over that where it is lowest"""
+curves: growth: cost of an operation beside 10,000, over that beside 10"""
 
 PLAIN: frozenset[Unit] = frozenset({"us/op", "bytes", "ms"})
 """Units that count what one operation costs; the others count operations in a second."""
@@ -37,6 +37,12 @@ class Grid(NamedTuple):
 
 
 MISSED = " missed"
+
+FEW, MANY = 10, 10_000
+"""The points of a curve between which an operation of coro's is to cost the same ..."""
+
+MOST_GROWTH = 1.2
+"""... but for so much."""
 
 
 def record(case: Case, rows: list[Row]) -> Record:
@@ -124,21 +130,31 @@ def _number(unit: Unit, value: float) -> str:
 
 def _curve(points: list[Record]) -> Grid:
     """A row for each subject, a column for each point; where one figure is to be the same
-    everywhere, also how much it differs."""
+    everywhere, also how much it grows."""
     unit = points[0]["unit"]
     headers = ["subject", *(f"{point['at']:,}" for point in points)]
     if unit in PLAIN:
-        headers.append("most / least")
+        headers.append("growth")
     rows = []
     for across in zip(*(point["rows"] for point in points), strict=True):
         values = [on_curve(unit, row) for row in across]
         shown = ["failed" if value is None else _number(unit, value) for value in values]
-        known = [value for value in values if value is not None]
         if unit in PLAIN:
-            shown.append(f"{max(known) / min(known):.2f}" if known else "")
+            at = dict(zip((point["at"] for point in points), values, strict=True))
+            shown.append(_growth(across[0]["subject"], at.get(FEW), at.get(MANY)))
         rows.append([across[0]["subject"], *shown])
     what = f"CPU {unit}" if unit in PLAIN else unit
     return Grid(f"{points[0]['case']}: {points[0]['title']}, {what}", headers, rows)
+
+
+def _growth(subject: str, few: float | None, many: float | None) -> str:
+    """What an operation costs beside many, where it costs 1 beside few."""
+    if few is None or many is None:
+        return ""
+    growth = many / few
+    if subject != "coro":
+        return f"{growth:.2f} x"
+    return f"{growth:.2f} ≤ {MOST_GROWTH:.2f} x" + MISSED * (growth > MOST_GROWTH)
 
 
 def on_curve(unit: Unit, row: Record) -> float | None:

@@ -26,7 +26,7 @@ UVLOOP = replace(ASYNCIO, name="uvloop", arguments=("--loop", "uvloop"), needs=(
 
 CONNECTIONS = (10, 100, 1000, 10_000)
 COROUTINES = (1, 10, 100, 1000, 10_000, 100_000)
-TIMERS = (1, 1000, 100_000, 1_000_000)
+TIMERS = (1, 10, 1000, 10_000, 100_000, 1_000_000)
 BODIES = (1 << 10, 16 << 10, 256 << 10, 4 << 20, 64 << 20)
 
 CASES = (
