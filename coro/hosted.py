@@ -38,7 +38,7 @@ from coro.future import Slot, slot
 from coro.loop import IOLoop
 from coro.net import Poller
 from coro.task import Task, current_tasks
-from coro.timers import Timer, TimerHeap
+from coro.timers import DEADLINE, Timer, TimerHeap
 
 __all__ = ["ATTRIBUTE", "HostedLoop", "Suspended", "register_if_suspended"]
 
@@ -92,7 +92,8 @@ class _Timers(TimerHeap):
     ) -> Timer:
         """Take in a new timer and return it."""
         timer = super().add(deadline, callback, args, context)
-        if self.heap[0] is timer:
+        # If it is the first, it stands there itself, or a mark of its deadline.
+        if self.heap[0][DEADLINE] >= deadline:
             self._arm(deadline)
         return timer
 

@@ -409,7 +409,7 @@ class IOLoop:
                     if kind is tuple:
                         callback, args, context = item
                     elif kind is Timer:
-                        _, _, callback, args, context = item
+                        _, _, callback, args, context, _ = item
                         if callback is None:
                             continue
                         item.spend()
@@ -596,17 +596,17 @@ class IOLoop:
         self._closed = self._stopping = True
         self._unclosed.detach()
         ready = self._ready
-        heap = self._timers.heap
+        timers = self._timers
         handlers = self._handlers
         _left_behind.append(
-            (self._tasks, list(ready), dict(handlers), list(heap), list(self._at_turn_end))
+            (self._tasks, list(ready), dict(handlers), list(timers), list(self._at_turn_end))
         )
         self._tasks = {}
         for at in range(len(ready)):
             ready[at] = _NOTHING
         handlers.clear()
         # Not ``TimerHeap.clear``, which takes from the timers what they hold.
-        heap.clear()
+        timers.heap.clear()
         self._timers = TimerHeap()
         self._at_turn_end.clear()
         refuse = functools.partial(_refuse, repr(self))

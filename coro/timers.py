@@ -1,33 +1,45 @@
-"""The deadline heap: O(log n) to add, O(1) to cancel. Pure: it knows no clock and calls nothing.
+"""The waiting timers, ordered by deadline. Pure: the room knows no clock and calls nothing.
 
 Most timers of a network program are time-outs that never fire: they are added, and cancelled when
-the work they guard ends in time. So cancelling is one store (the timer's callback becomes None) and
-the dead entry stays in the heap until it surfaces, or until the dead outnumber the living: then, at
-the next addition or look, the heap is rebuilt without them, so that a million cancelled time-outs
-of an hour do not occupy memory for an hour. The rebuild costs O(n) once per n cancellations, hence
-O(1) each.
+the work they guard ends in time. What an addition and its cancellation cost, and the memory that
+they leave, shall not depend on how many others wait.
 
-A timer *is* its entry in the heap, the list ``[deadline, number, callback, args, context]``: one
-object instead of two, and ``heapq`` compares lists in C. The running number makes equal deadlines
-fire first in, first out, and no comparison goes beyond it.
+So a timer stands in the set of all whose deadlines fall into one window of some seconds, and leaves
+it when it is cancelled. For each window a mark stands in a heap; when that is due, the window's
+timers go to the heap, where they are sorted. What falls due in a window that was opened already
+goes to the heap at once. Cancelling a timer of the heap is one store (its callback becomes None),
+and the dead entry stays until it surfaces, or until the dead outnumber the living: then, at the
+next addition or look, the heap is rebuilt without them, at O(n) once per n cancellations.
+
+A timer *is* its entry, the list ``[deadline, number, callback, args, context, window]``: one object
+instead of two, and ``heapq`` compares lists in C. The running number makes equal deadlines fire
+first in, first out, and no comparison goes beyond it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from contextvars import Context
 from heapq import heapify, heappop, heappush
+from math import inf, isnan
 from typing import Any
 
 __all__ = ["Timer", "TimerHeap"]
 
 _COMPACT_ABOVE = 64
 
-# Places in a timer.
-DEADLINE, NUMBER, CALLBACK, ARGS, CONTEXT = range(5)
+# Seconds of a window, and a moment of the last one.
+_WINDOW = 16.0
+_LATEST = sys.float_info.max
 
-# The number of a timer that is not in the heap any more.
+# Places in a timer.
+DEADLINE, NUMBER, CALLBACK, ARGS, CONTEXT, WINDOW = range(6)
+
+# The number of a timer that does not wait any more; and that of a mark, whose callback is the key
+# of its window.
 _OUT = -1
+_MARK = 0
 
 
 class Timer(list[Any]):
@@ -50,7 +62,7 @@ class Timer(list[Any]):
 
     def spend(self) -> None:
         """Drop the callback and all that it holds."""
-        self[CALLBACK:] = (None, (), None)
+        self[CALLBACK:] = (None, (), None, None)
 
     def __repr__(self) -> str:
         callback = self[CALLBACK]
@@ -58,20 +70,39 @@ class Timer(list[Any]):
         return f"<Timer at {self[DEADLINE]:.3f} {state}>"
 
 
+class _Window(set[Timer]):
+    """The timers whose deadlines fall into some seconds that have not begun."""
+
+    __slots__ = ("first",)
+
+    # The deadline of its earliest mark.
+    first: float
+
+
 class TimerHeap:
     """Timers ordered by deadline, equal deadlines in the order in which they were added."""
 
-    __slots__ = ("_added", "_cancelled", "heap")
+    __slots__ = ("_added", "_cancelled", "_far", "_marks", "_opened", "heap")
 
     def __init__(self) -> None:
         self.heap: list[Timer] = []
         self._added = 0
-        # Invariant: the number of timers in ``heap`` that have no callback.
-        self._cancelled = 0
+        # Invariant: the number of timers in ``heap`` that have no callback, and that of marks.
+        self._cancelled = self._marks = 0
+        self._far: dict[float, _Window] = {}
+        # What is due before stands in the heap.
+        self._opened = -inf
 
     def __len__(self) -> int:
         """How many timers are waiting, cancelled ones not counted."""
-        return len(self.heap) - self._cancelled
+        near = len(self.heap) - self._cancelled - self._marks
+        return near + sum(map(len, self._far.values()))
+
+    def __iter__(self) -> Iterator[Timer]:
+        """Iterate over what waits, in no order; cancelled ones may be among them."""
+        yield from (timer for timer in self.heap if timer[NUMBER] != _MARK)
+        for window in self._far.values():
+            yield from window
 
     def add(
         self,
@@ -87,22 +118,40 @@ class TimerHeap:
             callback: what to call, with ``args``, in ``context``.
         """
         self._added = number = self._added + 1
-        timer = Timer((deadline, number, callback, args, context))
-        heappush(self.heap, timer)
-        if self._cancelled > _COMPACT_ABOVE:
-            self._compact()
+        if deadline < self._opened:
+            timer = Timer((deadline, number, callback, args, context, None))
+            heappush(self.heap, timer)
+            if self._cancelled > _COMPACT_ABOVE:
+                self._compact()
+            return timer
+        key = deadline // _WINDOW
+        window = self._far.get(key)
+        if window is None:
+            if isnan(key):  # The infinite belongs to no window.
+                return self.add(_LATEST, callback, args, context)
+            window = self._far[key] = _Window()
+            window.first = inf
+        timer = Timer((deadline, number, callback, args, context, window))
+        window.add(timer)
+        if deadline < window.first:
+            window.first = deadline
+            heappush(self.heap, Timer((deadline, _MARK, key, (), None, None)))
+            self._marks += 1
         return timer
 
     def cancel(self, timer: Timer) -> None:
-        """Cancel a timer, also one that is due in this very turn and not in the heap any more."""
-        _, number, callback, args, context = timer
+        """Cancel a timer, also one that is due in this very turn and does not wait any more."""
+        _, number, callback, args, context, window = timer
         if callback is None:
             return
         # What the timer held dies when this call returns, not before: a destructor may cancel too.
         timer[CALLBACK] = None
         timer[ARGS] = ()
         timer[CONTEXT] = None
-        if number != _OUT:
+        if window is not None:
+            timer[WINDOW] = None
+            window.remove(timer)
+        elif number != _OUT:
             self._cancelled += 1
         del args, context
 
@@ -118,15 +167,27 @@ class TimerHeap:
             self._cancelled = 0
 
     def next_deadline(self) -> float | None:
-        """The earliest deadline of a timer that is not cancelled, or None."""
+        """When to look for what is due; None if no timer waits.
+
+        It is the earliest deadline, or, where the earliest of a window was cancelled, a moment
+        before.
+        """
         if self._cancelled > _COMPACT_ABOVE:
             self._compact()
         heap = self.heap
         while heap:
             timer = heap[0]
-            if timer[CALLBACK] is not None:
+            if timer[NUMBER] == _MARK:
+                key = timer[CALLBACK]
+                if self._far.get(key):
+                    return timer[DEADLINE]  # type: ignore[no-any-return]
+                heappop(heap)
+                self._marks -= 1
+                self._far.pop(key, None)
+            elif timer[CALLBACK] is not None:
                 return timer[DEADLINE]  # type: ignore[no-any-return]
-            self._pop()
+            else:
+                self._pop()
         return None
 
     def pop_due(self, now: float) -> list[Timer]:
@@ -134,10 +195,22 @@ class TimerHeap:
         heap = self.heap
         due: list[Timer] = []
         while heap and heap[0][DEADLINE] <= now:
+            if heap[0][NUMBER] == _MARK:
+                self._open()
+                continue
             timer = self._pop()
             if timer[CALLBACK] is not None:
                 due.append(timer)
         return due
+
+    def _open(self) -> None:
+        """Let the timers of the window whose mark is the first go to the heap."""
+        key = heappop(self.heap)[CALLBACK]
+        self._marks -= 1
+        self._opened = max(self._opened, (key + 1) * _WINDOW)
+        for timer in self._far.pop(key, ()):
+            timer[WINDOW] = None
+            heappush(self.heap, timer)
 
     def _pop(self) -> Timer:
         timer = heappop(self.heap)
@@ -148,8 +221,10 @@ class TimerHeap:
 
     def clear(self) -> None:
         """Cancel every timer."""
-        for timer in self.heap:
+        waiting = list(self)
+        self.heap.clear()
+        self._far.clear()
+        self._cancelled = self._marks = 0
+        for timer in waiting:
             timer[NUMBER] = _OUT
             timer.spend()
-        self.heap.clear()
-        self._cancelled = 0

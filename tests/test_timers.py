@@ -1,16 +1,22 @@
-"""The deadline heap, against a sorted list as its model."""
+"""The waiting timers, against a sorted list as their model."""
 
 from __future__ import annotations
 
+import math
+import sys
 import weakref
+from collections.abc import Callable
 from contextvars import Context
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from coro.timers import CONTEXT, Timer, TimerHeap
 
 COMPACT_ABOVE = 64
+
+WINDOW = 16
 
 
 def nothing() -> None:
@@ -19,6 +25,19 @@ def nothing() -> None:
 
 def add(heap: TimerHeap, *deadlines: float) -> list[Timer]:
     return [heap.add(deadline, nothing, (), Context()) for deadline in deadlines]
+
+
+def opened() -> TimerHeap:
+    """One whose first window has begun: timers due before ``WINDOW`` go to the heap at once."""
+    heap = TimerHeap()
+    add(heap, 0)
+    heap.pop_due(0)
+    return heap
+
+
+def soon(count: int) -> list[float]:
+    """So many deadlines in the first window."""
+    return [WINDOW * number / count for number in range(count)]
 
 
 class TestOrder:
@@ -50,6 +69,7 @@ class TestCancel:
         first, second = add(heap, 1, 2)
         heap.cancel(first)
         assert len(heap) == 1
+        assert heap.pop_due(1) == []
         assert heap.next_deadline() == 2
         assert heap.pop_due(9) == [second]
 
@@ -61,7 +81,7 @@ class TestCancel:
         assert len(heap) == 1
 
     def test_after_it_surfaced_counts_once(self) -> None:
-        heap = TimerHeap()
+        heap = opened()
         first, _second = add(heap, 1, 2)
         heap.cancel(first)
         assert heap.next_deadline() == 2
@@ -104,10 +124,64 @@ class TestCancel:
         assert len(heap) == 0
 
 
+class TestWindows:
+    def test_what_is_cancelled_leaves_nothing(self) -> None:
+        heap = TimerHeap()
+        living = add(heap, *range(0, 10_000, 10))
+        marks = len(heap.heap)
+        for number in range(10_000):
+            (one,) = add(heap, number)
+            heap.cancel(one)
+            assert sys.getrefcount(one) == 2
+        assert len(heap.heap) <= 2 * marks
+        assert heap.pop_due(10_000) == living
+
+    def test_equal_deadlines_before_and_after_a_window_began(self) -> None:
+        heap = TimerHeap()
+        before = add(heap, 17, 17.5, 17)
+        assert heap.pop_due(17) == [before[0], before[2]]
+        after = add(heap, 17.5, 17.25)
+        assert heap.pop_due(20) == [after[1], before[1], after[0]]
+
+    def test_one_that_was_cancelled_is_looked_for_at_most_once(self) -> None:
+        heap = TimerHeap()
+        first, _, last = add(heap, 33, 34, 35)
+        heap.cancel(first)
+        assert heap.next_deadline() == 33
+        assert heap.pop_due(33) == []
+        assert heap.next_deadline() == 34
+        assert heap.pop_due(34.5) != []
+        heap.cancel(last)
+        assert heap.next_deadline() is None
+
+    def test_a_window_without_timers_is_not_looked_for(self) -> None:
+        heap = TimerHeap()
+        first, second = add(heap, 33, 70)
+        heap.cancel(first)
+        assert heap.next_deadline() == 70
+        heap.cancel(second)
+        assert heap.next_deadline() is None
+        assert not heap.heap
+        assert heap.pop_due(100) == []
+
+    def test_iterates_over_all_that_wait(self) -> None:
+        heap = opened()
+        timers = add(heap, 1, 2, 30, 31, 99)
+        assert {*heap} == {*timers}
+
+    def test_what_will_never_be_due(self) -> None:
+        heap = TimerHeap()
+        never, other = add(heap, math.inf, math.inf)
+        heap.cancel(never)
+        assert len(heap) == 1
+        assert heap.next_deadline() == other.deadline > 1e300
+        assert heap.pop_due(1e9) == []
+
+
 class TestCompaction:
     def test_starts_above_its_limit(self) -> None:
-        heap = TimerHeap()
-        timers = add(heap, *range(COMPACT_ABOVE + 1))
+        heap = opened()
+        timers = add(heap, *soon(COMPACT_ABOVE + 1))
         for one in timers[:COMPACT_ABOVE]:
             heap.cancel(one)
         assert len(heap.heap) == COMPACT_ABOVE + 1
@@ -118,8 +192,8 @@ class TestCompaction:
         assert len(heap) == 0
 
     def test_waits_until_the_dead_outnumber_the_living(self) -> None:
-        heap = TimerHeap()
-        timers = add(heap, *range(400))
+        heap = opened()
+        timers = add(heap, *soon(400))
         for one in timers[200:]:
             heap.cancel(one)
         assert heap.next_deadline() == 0
@@ -130,26 +204,29 @@ class TestCompaction:
         assert heap.pop_due(1000) == timers[:199]
 
     def test_cancelling_many_compacts_once(self) -> None:
-        heap = TimerHeap()
-        for one in add(heap, *range(1000)):
+        heap = opened()
+        for one in add(heap, *soon(1000)):
             heap.cancel(one)
         assert len(heap.heap) == 1000
         add(heap, 5)
         assert len(heap.heap) == 1
 
     def test_many_cancelled_time_outs_occupy_little(self) -> None:
-        heap = TimerHeap()
-        living = add(heap, *range(1000))
+        heap = opened()
+        living = add(heap, *soon(1000))
         largest = 0
-        for number in range(200_000):
-            (one,) = add(heap, 3600.0 + number)
+        for _ in range(200_000):
+            (one,) = add(heap, WINDOW - 0.5)
             heap.cancel(one)
             largest = max(largest, len(heap.heap))
         assert largest <= 2 * len(living) + 3
         assert heap.pop_due(2000) == living
 
-    def test_a_destructor_that_cancels_keeps_the_count_right(self) -> None:
-        heap = TimerHeap()
+    @pytest.mark.parametrize("make", [opened, TimerHeap])
+    def test_a_destructor_that_cancels_keeps_the_count_right(
+        self, make: Callable[[], TimerHeap]
+    ) -> None:
+        heap = make()
 
         class Cancels:
             def __init__(self, others: list[Timer]) -> None:
@@ -163,11 +240,11 @@ class TestCompaction:
                     heap.cancel(other)
 
         (survivor,) = add(heap, 1)
-        others = add(heap, *range(2, 2 + 2 * COMPACT_ABOVE))
+        others = add(heap, *soon(2 * COMPACT_ABOVE))
         outer = heap.add(0.5, Cancels(others), (), Context())
         heap.cancel(outer)
         assert len(heap) == 1
-        assert sum(one.callback is None for one in heap.heap) == len(heap.heap) - 1
+        assert [one for one in heap if one.callback is not None] == [survivor]
         assert heap.pop_due(1000) == [survivor]
         assert len(heap) == 0
 
@@ -177,7 +254,9 @@ Step = tuple[str, int]
 
 @given(
     st.lists(
-        st.tuples(st.sampled_from(["add", "add", "cancel", "cancel", "pop"]), st.integers(0, 50)),
+        st.tuples(
+            st.sampled_from(["add", "add", "cancel", "cancel", "pop", "look"]), st.integers(0, 100)
+        ),
         max_size=400,
     )
 )
@@ -198,8 +277,11 @@ def test_it_behaves_as_a_sorted_list(steps: list[Step]) -> None:
         elif what == "pop":
             assert heap.pop_due(number) == [each for each in model if each.deadline <= number]
             model = [each for each in model if each.deadline > number]
+        elif what == "look":
+            look = heap.next_deadline()
+            assert (look is None) == (not model)
+            assert look is None or look <= model[0].deadline
         assert len(heap) == len(model)
-        assert heap.next_deadline() == (model[0].deadline if model else None)
 
 
 def test_repr_tells_the_state() -> None:

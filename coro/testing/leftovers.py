@@ -45,7 +45,7 @@ class NotingLoop(IOLoop):
 
 class _Closing(Observer):
     def loop_closed(self, loop: Any) -> None:
-        for timer in sorted(loop._timers.heap, key=lambda timer: timer[:2]):
+        for timer in sorted(loop._timers, key=lambda timer: timer[:2]):
             if timer.callback is not None:
                 name = getattr(timer.callback, "__qualname__", timer.callback)
                 loop.left.append(f"timer for {name}")

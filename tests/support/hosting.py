@@ -194,7 +194,7 @@ class GuestLoop(HostedLoop):
         host = self._host
         if self._virtual is not None:
             for timer in host.timers.pop_due(host.time()):
-                _, _, callback, args, context = timer
+                _, _, callback, args, context, _ = timer
                 host.call_soon(callback, *args, context=context)
         host.call_soon(host.stop)
         host.run_forever()
