@@ -355,7 +355,8 @@ class IOLoop:
         time = self.time
         timers = self._timers
         heap = timers.heap
-        polled = -math.inf
+        # When, and in which turn, the system is asked at the latest.
+        poll_at, poll_turn = -math.inf, 0
         task_type = self.task_type
         item = callback = args = context = result = None
         try:
@@ -363,13 +364,10 @@ class IOLoop:
                 self._turns += 1
                 if ready or self._stopping:
                     self._now = now = time()
-                    if (
-                        self._poll_wanted
-                        or now - polled >= _POLL_SECONDS
-                        or self._turns % _POLL_TURNS == 0
-                    ):
+                    if self._poll_wanted or now >= poll_at or self._turns >= poll_turn:
                         self._poll_wanted = False
-                        polled = now
+                        poll_at = now + _POLL_SECONDS
+                        poll_turn = self._turns + _POLL_TURNS
                         events = poll(0)
                     else:
                         events = None
@@ -384,7 +382,9 @@ class IOLoop:
                         deadline = min(max(0.0, deadline - before), _LONGEST_POLL)
                     events = poll(deadline)
                     self._asleep = False
-                    self._now = now = polled = time()
+                    self._now = now = time()
+                    poll_at = now + _POLL_SECONDS
+                    poll_turn = self._turns + _POLL_TURNS
                     self._idle += now - before
                 hooks = self._hooks
                 if hooks is not None:
@@ -430,7 +430,9 @@ class IOLoop:
                     except BaseException:
                         _app_log.exception("Exception in callback %r", callback)
                 # What ran may die while the loop sleeps.
-                item = callback = args = context = None
+                item = None
+                if callback is not None:
+                    callback = args = context = None
                 if self._at_turn_end:
                     calls, self._at_turn_end = self._at_turn_end, []
                     for call in calls:
