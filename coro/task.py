@@ -5,9 +5,10 @@ Calling a coroutine function creates the task and runs it at once, up to its fir
 something unfinished. From there on the task waits in that thing's waiter slot, and is put into the
 loop's ready queue when it is settled.
 
-``_launch`` takes a task's first step, ``Task._run`` all later ones. They are what a program spends
-its time in, therefore each is one function, in which the usual case is spelt out where a call would
-show. ``_run`` resumes a task, and goes on in the same step
+``_launch`` takes a task's first step, ``Task._run`` all later ones, and the first of a task that is
+observed or was called too deep. They are what a program spends its time in, therefore each is one
+function, in which the usual case is spelt out where a call would show.
+``_run`` resumes a task, and goes on in the same step
 
 - while the task yields things that are settled already (up to a bound, then through the queue, so
   that such a task cannot starve the loop);
@@ -158,20 +159,20 @@ class Task(Future[T]):
     __init__ = object.__init__
 
     _body: Generator[Any, Any, T] | Coroutine[Any, Any, T]
-    # Loop time, in seconds, of the turn in which it was made; set after its first step.
+    # Loop time, in seconds, of the turn in which it was made; set by the end of its first step.
     _born: float
     _cancel_text: Any
     _cancel_requests: int
     _context: Context
-    # Whether the loop's set of suspended tasks refers to it, so that it cannot vanish; set after
-    # its first step.
+    # Whether the loop's set of suspended tasks refers to it, so that it cannot vanish; set by the
+    # end of its first step.
     _held: bool
     _must_cancel: bool
     _name: str
     # Resumes the body, by way of its driver.
     _send: Callable[[Any], Any]
     # The future whose settling resumes the task, or ``_UNSTARTED``. None while it runs, is queued
-    # by a bare ``yield``, or has ended.
+    # by a bare ``yield`` (``moment``, if that is its first), or has ended.
     _waiting: Future[Any] | None
 
     def _set_up(self, body: Any, loop: Any, context: Context) -> None:
@@ -257,7 +258,8 @@ class Task(Future[T]):
     @property
     def _fut_waiter(self) -> Future[Any] | None:
         """What it waits for, by the name that libraries look it up by in asyncio's tasks."""
-        return self._waiting
+        waiting = self._waiting
+        return None if waiting is moment else waiting
 
     @property
     def _callbacks(self) -> None:
@@ -310,7 +312,7 @@ class Task(Future[T]):
         cancelling = self._state == PENDING and self._cancel_requests
         text = f"{self.get_name()} {'cancelling' if cancelling else super()._describe()}"
         waiting = self._waiting
-        if waiting is None or waiting is _UNSTARTED:
+        if waiting is None or waiting is moment or waiting is _UNSTARTED:
             return text
         # Of a task the name alone: a chain of them may be as long as it likes.
         return f"{text}, waits for {getattr(waiting, 'get_name', waiting.__repr__)()}"
@@ -451,6 +453,7 @@ class Task(Future[T]):
                         error = None
                         value = task
                         if hooks is not None:
+                            loop._current_task = task
                             hooks.task_started(task)
                     else:
                         error = waiting._take_error()
@@ -510,7 +513,8 @@ class Task(Future[T]):
                             if budget <= 1:
                                 break
                             budget -= 1
-                            yielded = context.run(send, yielded._value)
+                            value = yielded._value
+                            yielded = context.run(send, value)
                         elif (
                             yielded._state == PENDING
                             and yielded._waiter is None
@@ -612,9 +616,9 @@ class Task(Future[T]):
                 raise
             return left
         finally:
-            loop._current_task = None
             if hooks is not None and task is not None:
                 hooks.step_ended(task)
+            loop._current_task = None
             if errors:
                 self = task = waiting = error = value = None  # type: ignore[assignment]
                 yielded = context = send = None
@@ -860,7 +864,12 @@ def _launch(
     task._cancel_requests = 0
     depth = loop._depth
     if depth >= loop._nesting:
-        return _launch_apart(task, send)
+        try:
+            _launch_apart(task, send)
+            return task  # type: ignore[no-any-return]
+        finally:
+            # As in ``_run``, where errors were met.
+            task = body = context = None  # type: ignore[assignment]
     loop._depth = depth + 1
     outer = loop._current_task
     loop._current_task = task
@@ -884,9 +893,9 @@ def _launch(
             task = body = context = outer = None  # type: ignore[assignment]
     loop._depth = depth
     if yielded is _DONE and task._waiter is None and task._others is None and not task._must_cancel:
+        loop._current_task = outer
         _keep_driver(send)
         task._state = DONE
-        loop._current_task = outer
         return task  # type: ignore[no-any-return]
     task._born = loop._now
     task._held = False
@@ -931,7 +940,7 @@ def _launch(
     return task  # type: ignore[no-any-return]
 
 
-def _launch_apart(task: Any, send: Callable[[Any], Any] | None) -> Task[Any]:
+def _launch_apart(task: Any, send: Callable[[Any], Any] | None) -> None:
     """Launch a task whose call is nested too deep, or whose steps are watched."""
     loop = task._loop
     task._waiting = _UNSTARTED
@@ -949,7 +958,7 @@ def _launch_apart(task: Any, send: Callable[[Any], Any] | None) -> Task[Any]:
         finally:
             loop._depth -= 1
             loop._current_task = outer
-    return task  # type: ignore[no-any-return]
+            task = outer = None
 
 
 def _launched(task: Any, yielded: Any) -> None:
@@ -1066,11 +1075,12 @@ def running_tasks(frame: FrameType | None) -> list[Task[Any]]:
 
     Coroutines that call others are nested there; only the innermost is known to the loop.
     """
-    tasks = []
+    tasks: list[Task[Any]] = []
     while frame is not None:
         if frame.f_code in {Task._run.__code__, _launch.__code__}:
             task = frame.f_locals.get("task")
-            if task is not None and task._state == PENDING:
+            # Where ``_launch`` has left it to ``_run``, it stands there twice.
+            if task is not None and task._state == PENDING and task not in tasks[-1:]:
                 tasks.append(task)
         frame = frame.f_back
     return tasks

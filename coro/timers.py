@@ -18,20 +18,21 @@ first in, first out, and no comparison goes beyond it.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextvars import Context
 from heapq import heapify, heappop, heappush
 from math import inf, isnan
+from operator import itemgetter
 from typing import Any
 
 __all__ = ["Timer", "TimerHeap"]
 
+# So many cancelled timers, and marks, may stand in the heap before it is looked at for them.
 _COMPACT_ABOVE = 64
+_DROP_ABOVE = 1000
 
-# Seconds of a window, and a moment of the last one.
+# Seconds of a window.
 _WINDOW = 16.0
-_LATEST = sys.float_info.max
 
 # Places in a timer.
 DEADLINE, NUMBER, CALLBACK, ARGS, CONTEXT, WINDOW = range(6)
@@ -71,7 +72,7 @@ class Timer(list[Any]):
 
 
 class _Window(set[Timer]):
-    """The timers whose deadlines fall into some seconds that have not begun."""
+    """The timers whose deadlines fall into some seconds, until the first of these is due."""
 
     __slots__ = ("first",)
 
@@ -82,13 +83,17 @@ class _Window(set[Timer]):
 class TimerHeap:
     """Timers ordered by deadline, equal deadlines in the order in which they were added."""
 
-    __slots__ = ("_added", "_cancelled", "_far", "_marks", "_opened", "heap")
+    __slots__ = ("_added", "_cancelled", "_far", "_marks", "_most_marks", "_opened", "heap")
 
     def __init__(self) -> None:
         self.heap: list[Timer] = []
         self._added = 0
-        # Invariant: the number of timers in ``heap`` that have no callback, and that of marks.
-        self._cancelled = self._marks = 0
+        # Invariant: so many timers in ``heap`` have no callback.
+        self._cancelled = 0
+        # Invariant: so many entries of ``heap`` are marks; and how many there may be before it is
+        # looked which are of use.
+        self._marks = 0
+        self._most_marks = _DROP_ABOVE
         self._far: dict[float, _Window] = {}
         # What is due before stands in the heap.
         self._opened = -inf
@@ -118,25 +123,28 @@ class TimerHeap:
             callback: what to call, with ``args``, in ``context``.
         """
         self._added = number = self._added + 1
-        if deadline < self._opened:
-            timer = Timer((deadline, number, callback, args, context, None))
-            heappush(self.heap, timer)
-            if self._cancelled > _COMPACT_ABOVE:
-                self._compact()
-            return timer
-        key = deadline // _WINDOW
-        window = self._far.get(key)
-        if window is None:
-            if isnan(key):  # The infinite belongs to no window.
-                return self.add(_LATEST, callback, args, context)
-            window = self._far[key] = _Window()
-            window.first = inf
-        timer = Timer((deadline, number, callback, args, context, window))
-        window.add(timer)
-        if deadline < window.first:
-            window.first = deadline
-            heappush(self.heap, Timer((deadline, _MARK, key, (), None, None)))
-            self._marks += 1
+        if deadline >= self._opened:
+            key = deadline // _WINDOW
+            window = self._far.get(key)
+            if window is None and not isnan(key):  # as it is of the infinite
+                fresh = _Window()
+                fresh.first = inf
+                # A destructor can run whenever something is made, and add a timer.
+                window = self._far.setdefault(key, fresh)
+            if window is not None:
+                timer = Timer((deadline, number, callback, args, context, window))
+                window.add(timer)
+                if deadline < window.first:
+                    window.first = deadline
+                    heappush(self.heap, Timer((deadline, _MARK, key, (), None, None)))
+                    self._marks += 1
+                    if self._marks > self._most_marks:
+                        self._drop_marks()
+                return timer
+        timer = Timer((deadline, number, callback, args, context, None))
+        heappush(self.heap, timer)
+        if self._cancelled > _COMPACT_ABOVE:
+            self._compact()
         return timer
 
     def cancel(self, timer: Timer) -> None:
@@ -151,6 +159,9 @@ class TimerHeap:
         if window is not None:
             timer[WINDOW] = None
             window.remove(timer)
+            if not window:
+                # By itself a set keeps the room of the most that it ever held.
+                window.clear()
         elif number != _OUT:
             self._cancelled += 1
         del args, context
@@ -165,6 +176,23 @@ class TimerHeap:
             self.heap[:] = [timer for timer in self.heap if timer[CALLBACK] is not None]
             heapify(self.heap)
             self._cancelled = 0
+
+    def _drop_marks(self) -> None:
+        """Drop all marks but the earliest of each window, and many windows without timers.
+
+        Not each that becomes empty: the next timer is likely to fall into it again.
+        """
+        if len(self._far) > _DROP_ABOVE:
+            self._far = {key: window for key, window in self._far.items() if window}
+        firsts = {key: window.first for key, window in self._far.items()}
+        self.heap[:] = [
+            timer
+            for timer in self.heap
+            if timer[NUMBER] != _MARK or firsts.get(timer[CALLBACK]) == timer[DEADLINE]
+        ]
+        heapify(self.heap)
+        self._marks = sum(timer[NUMBER] == _MARK for timer in self.heap)
+        self._most_marks = 2 * self._marks + _DROP_ABOVE
 
     def next_deadline(self) -> float | None:
         """When to look for what is due; None if no timer waits.
@@ -208,9 +236,11 @@ class TimerHeap:
         key = heappop(self.heap)[CALLBACK]
         self._marks -= 1
         self._opened = max(self._opened, (key + 1) * _WINDOW)
-        for timer in self._far.pop(key, ()):
-            timer[WINDOW] = None
-            heappush(self.heap, timer)
+        # A destructor can run at any step, and cancel one of them.
+        for timer in list(self._far.pop(key, ())):
+            if timer[CALLBACK] is not None:
+                timer[WINDOW] = None
+                heappush(self.heap, timer)
 
     def _pop(self) -> Timer:
         timer = heappop(self.heap)
@@ -221,10 +251,13 @@ class TimerHeap:
 
     def clear(self) -> None:
         """Cancel every timer."""
-        waiting = list(self)
+        waiting = sorted(self, key=itemgetter(NUMBER))
         self.heap.clear()
         self._far.clear()
         self._cancelled = self._marks = 0
         for timer in waiting:
             timer[NUMBER] = _OUT
+            timer[WINDOW] = None
+        # What they hold may cancel others.
+        for timer in waiting:
             timer.spend()

@@ -34,6 +34,7 @@ from coro.gen import (
     to_thread,
     with_timeout,
 )
+from coro.hooks import Observer
 from coro.http.client import AsyncHTTPClient
 from coro.locks import Condition, Event, Lock, Semaphore
 from coro.loop import IOLoop
@@ -355,7 +356,10 @@ class TestStates:
         assert f"stubborn [cancelled]  0.0 s  {at('cleaning up')} in stubborn" in tree()
         end(loop, task)
 
-    def test_running_with_the_calls_that_are_under_way(self, loop: IOLoop) -> None:
+    @pytest.mark.parametrize("observed", [False, True])
+    def test_running_with_the_calls_that_are_under_way(self, loop: IOLoop, observed: bool) -> None:
+        if observed:
+            loop.add_observer(Observer())
         texts = []
 
         def look() -> None:

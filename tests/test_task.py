@@ -597,6 +597,19 @@ class TestDepth:
         left = [each for each in gc.get_objects() if type(each) is Task and not each.done()]
         assert not [each for each in left if each.get_loop() is loop]
 
+    def test_a_bare_yield_waits_for_nothing(self, loop: IOLoop) -> None:
+        @coroutine
+        def main() -> Any:
+            yield
+            yield
+
+        task = main()
+        for _ in range(2):
+            assert "waits for" not in repr(task)
+            assert task._fut_waiter is None
+            turns(loop)
+        assert task.done()
+
     def test_repr_of_a_chain_is_one_short_line(self, loop: IOLoop) -> None:
         @coroutine
         def deep(level: int) -> Any:

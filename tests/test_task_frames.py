@@ -20,6 +20,7 @@ from coro.gen import (
     sleep,
     with_timeout,
 )
+from coro.hooks import Observer
 from coro.loop import IOLoop
 from coro.task import MAX_DEPTH
 from tests.support.virtual import closing_loop, turns
@@ -444,6 +445,22 @@ class TestLifetimes:
         turns(loop)
         assert task.cancelled()
         del task
+        assert seen[0]() is None
+
+    def test_of_one_that_was_interrupted_while_observed(
+        self, loop: IOLoop, no_collector: None
+    ) -> None:
+        seen: list[weakref.ref[Held]] = []
+
+        @coroutine
+        def main(held: Held) -> Any:
+            seen.append(weakref.ref(held))
+            raise KeyboardInterrupt
+            yield
+
+        loop.add_observer(Observer())
+        with pytest.raises(KeyboardInterrupt):
+            main(Held())
         assert seen[0]() is None
 
     @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])

@@ -12,9 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coro import timers
 from coro.timers import CONTEXT, Timer, TimerHeap
 
 COMPACT_ABOVE = 64
+DROP_ABOVE = 1000
 
 WINDOW = 16
 
@@ -112,6 +114,27 @@ class TestCancel:
         assert seen() is None
         assert held[CONTEXT] is None
 
+    def test_clear_bears_destructors_that_cancel(self) -> None:
+        heap = opened()
+
+        class Cancels:
+            def __init__(self, others: list[Timer]) -> None:
+                self.others = others
+
+            def __call__(self) -> None:
+                """Never called."""
+
+            def __del__(self) -> None:
+                for other in self.others:
+                    heap.cancel(other)
+
+        others: list[Timer] = []
+        heap.add(1, Cancels(others), (), Context())
+        others += add(heap, 2, 3, 100, 101)
+        heap.clear()
+        assert len(heap) == 0
+        assert all(one.callback is None for one in others)
+
     def test_clear_cancels_all(self) -> None:
         heap = TimerHeap()
         timers = add(heap, 1, 2, 3)
@@ -164,17 +187,74 @@ class TestWindows:
         assert not heap.heap
         assert heap.pop_due(100) == []
 
+    def test_a_window_that_is_empty_keeps_no_room(self) -> None:
+        heap = TimerHeap()
+        timers = add(heap, *[100 + number / 1000 for number in range(10_000)])
+        (window,) = heap._far.values()
+        full = sys.getsizeof(window)
+        for one in timers:
+            heap.cancel(one)
+        assert sys.getsizeof(window) < full / 100
+
+    @pytest.mark.parametrize(
+        "deadlines", [range(100_000, 0, -1), range(0, 10_000_000, 100)], ids=["earlier", "later"]
+    )
+    def test_marks_of_what_was_cancelled_do_not_pile_up(self, deadlines: range) -> None:
+        heap = TimerHeap()
+        (living,) = add(heap, 20_000_000)
+        for deadline in deadlines:
+            (one,) = add(heap, deadline)
+            heap.cancel(one)
+            assert len(heap.heap) <= 3 * DROP_ABOVE
+            assert len(heap._far) <= 3 * DROP_ABOVE
+        assert len(heap) == 1
+        assert heap.pop_due(20_000_000) == [living]
+
+    def test_earlier_and_earlier(self) -> None:
+        heap = TimerHeap()
+        timers = add(heap, *range(10_000, 0, -1))
+        assert heap.next_deadline() == 1
+        assert len(heap) == 10_000
+        assert heap.pop_due(10_000) == timers[::-1]
+
+    def test_a_destructor_that_adds_while_a_window_is_made(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        heap = TimerHeap()
+        added: list[Timer] = []
+
+        class Makes(timers._Window):
+            __slots__ = ()
+
+            def __init__(self) -> None:
+                super().__init__()
+                if not added:
+                    added.append(Timer())
+                    added[:] = add(heap, 100)
+
+        monkeypatch.setattr(timers, "_Window", Makes)
+        (late,) = add(heap, 101)
+        assert len(heap) == 2
+        assert heap.pop_due(200) == [*added, late]
+
     def test_iterates_over_all_that_wait(self) -> None:
         heap = opened()
         timers = add(heap, 1, 2, 30, 31, 99)
         assert {*heap} == {*timers}
+
+    def test_what_was_always_due(self) -> None:
+        heap = TimerHeap()
+        later, always = add(heap, 5, -math.inf)
+        assert heap.next_deadline() == -math.inf
+        assert heap.pop_due(0) == [always]
+        assert heap.pop_due(5) == [later]
 
     def test_what_will_never_be_due(self) -> None:
         heap = TimerHeap()
         never, other = add(heap, math.inf, math.inf)
         heap.cancel(never)
         assert len(heap) == 1
-        assert heap.next_deadline() == other.deadline > 1e300
+        assert heap.next_deadline() == other.deadline
         assert heap.pop_due(1e9) == []
 
 

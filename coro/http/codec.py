@@ -520,8 +520,9 @@ class ResponseDecoder:
 
     def _after_end(self, data: bytes) -> bool:
         """Keep what comes after a response, or with none expected."""
-        self.surplus += data
-        self.reusable = False
+        if data:
+            self.surplus += data
+            self.reusable = False
         return True
 
     def _after_fault(self, data: bytes) -> bool:
