@@ -5,10 +5,11 @@ Calling a coroutine function creates the task and runs it at once, up to its fir
 something unfinished. From there on the task waits in that thing's waiter slot, and is put into the
 loop's ready queue when it is settled.
 
-``_launch`` takes a task's first step, ``Task._run`` all later ones, and the first of a task that is
-observed or was called too deep. They are what a program spends its time in, therefore each is one
-function, in which the usual case is spelt out where a call would show.
-``_run`` resumes a task, and goes on in the same step
+The call of a generator function (``coroutine``) takes its task's first step, ``Task._run`` all
+later ones, and the first of a task that is observed, was called too deep, or drives an ``async
+def``. They are what a program spends its time in, therefore each is one function, in which the
+usual case is spelt out where a call would show. ``_run`` resumes a task, and goes on
+in the same step
 
 - while the task yields things that are settled already (up to a bound, then through the queue, so
   that such a task cannot starve the loop);
@@ -155,7 +156,7 @@ class Task(Future[T]):
 
     _passes_cancel = True
 
-    # ``_launch`` sets its fields: a constructor would cost each call of a coroutine a call more.
+    # The call sets its fields: a constructor would cost each a call more.
     __init__ = object.__init__
 
     _body: Generator[Any, Any, T] | Coroutine[Any, Any, T]
@@ -845,120 +846,29 @@ def launch_coroutine(body: Any, loop: Any, context: Context) -> Task[Any]:
 def _launch(
     body: Any, loop: Any, context: Context, send: Callable[[Any], Any] | None = None
 ) -> Task[Any]:
-    """Make the task of a coroutine call and run it up to its first unfinished yield.
+    """Make the task of a coroutine call and start it, or in the next turn if it is nested too deep.
 
-    What most calls do is written out here: to end in the first step, or to yield something pending
-    that nobody else waits for. All else goes on in ``_launched``.
+    It leaves the first step to ``_run``; calls of generator functions, if neither too deep nor
+    observed, have a way of their own (see ``coroutine``).
     """
     task: Any = Task()
-    # ``_set_up`` spelt out, without what nobody looks at before the first step is over.
-    task._loop = loop
-    task._state = PENDING
-    task._waiter = None
-    task._others = None
-    task._asyncio_future_blocking = False
-    task._body = body
-    task._context = context
-    task._waiting = None
-    task._must_cancel = False
-    task._cancel_requests = 0
-    depth = loop._depth
-    if depth >= loop._nesting:
-        try:
-            _launch_apart(task, send)
-            return task  # type: ignore[no-any-return]
-        finally:
-            # As in ``_run``, where errors were met.
-            task = body = context = None  # type: ignore[assignment]
-    loop._depth = depth + 1
-    outer = loop._current_task
-    loop._current_task = task
-    if send is None:
-        send = _take_driver() if _drivers else _driver()
-    task._send = send
-    try:
-        yielded = context.run(send, task)
-    except BaseException as error:
-        loop._depth = depth
-        task._born = loop._now
-        task._held = False
-        try:
-            task._thrown(error)
-            if isinstance(error, KeyboardInterrupt | SystemExit):
-                raise
-            return task  # type: ignore[no-any-return]
-        finally:
-            loop._current_task = outer
-            # As in ``_run``, where errors were met.
-            task = body = context = outer = None  # type: ignore[assignment]
-    loop._depth = depth
-    if yielded is _DONE and task._waiter is None and task._others is None and not task._must_cancel:
-        loop._current_task = outer
-        _keep_driver(send)
-        task._state = DONE
-        return task  # type: ignore[no-any-return]
-    task._born = loop._now
-    task._held = False
-    if yielded is None:
-        # It waits for something, so that a parent need not ask whether it runs.
-        task._waiting = moment
-        task._hold()
-        loop._ready.append(task)
-        loop._poll_wanted = True
-    elif (
-        (kind := type(yielded)) is Task
-        and (below := yielded._waiting) is not None
-        and below is not _UNSTARTED
-        and yielded._waiter is None
-        and yielded._others is None
-        and yielded._loop is loop
-        and not task._must_cancel
-    ):
-        # A child that is suspended is held, or below it is, and refers to its parent.
-        yielded._waiter = task
-        task._waiting = yielded
-    elif (
-        kind is not Task
-        and kind in KINDS
-        and yielded._state == PENDING
-        and yielded._waiter is None
-        and yielded._others is None
-        and yielded._loop is loop
-        and not task._must_cancel
-    ):
-        yielded._waiter = task
-        task._waiting = yielded
-        task._hold()
-    else:
-        try:
-            _launched(task, yielded)
-            return task  # type: ignore[no-any-return]
-        finally:
-            loop._current_task = outer
-            task = body = context = outer = yielded = None  # type: ignore[assignment]
-    loop._current_task = outer
-    return task  # type: ignore[no-any-return]
-
-
-def _launch_apart(task: Any, send: Callable[[Any], Any] | None) -> None:
-    """Launch a task whose call is nested too deep, or whose steps are watched."""
-    loop = task._loop
+    task._set_up(body, loop, context)
+    task._send = send or (_take_driver() if _drivers else _driver())
     task._waiting = _UNSTARTED
-    task._send = send or _driver()
-    task._born = loop._now
     if loop._depth >= MAX_DEPTH:
         task._hold()
         loop._ready.append((task._start_queued, (), None))
-    else:
-        task._held = False
-        loop._depth += 1
-        outer = loop._current_task
-        try:
-            task._run()
-        finally:
-            loop._depth -= 1
-            loop._current_task = outer
-            task = outer = None
+        return task  # type: ignore[no-any-return]
+    loop._depth += 1
+    outer = loop._current_task
+    try:
+        task._run()
+        return task  # type: ignore[no-any-return]
+    finally:
+        loop._depth -= 1
+        loop._current_task = outer
+        # As in ``_run``, where errors were met.
+        task = body = context = outer = None  # type: ignore[assignment]
 
 
 def _launched(task: Any, yielded: Any) -> None:
@@ -1038,7 +948,95 @@ def coroutine(func: Callable[..., Any]) -> Callable[..., Task[Any]]:
                 instead = f"a coroutine takes no callback; write: yield {func.__name__}(...)"
                 error = TypeError(f"{error}: {instead}")
             return _settled(func, loop, copy_context(), FAILED, _without_top_frame(error))
-        return _launch(body, loop, copy_context())
+        context = copy_context()
+        depth = loop._depth
+        if depth >= loop._nesting:
+            return _launch(body, loop, context)
+        # What most calls do is written out here: to end in the first step, or to yield something
+        # pending that nobody else waits for. All else goes on in ``_launched``.
+        task: Any = Task()
+        # ``_set_up`` spelt out, without what nobody looks at before the first step is over.
+        task._loop = loop
+        task._state = PENDING
+        task._waiter = None
+        task._others = None
+        task._asyncio_future_blocking = False
+        task._body = body
+        task._context = context
+        task._waiting = None
+        task._must_cancel = False
+        task._cancel_requests = 0
+        loop._depth = depth + 1
+        outer = loop._current_task
+        loop._current_task = task
+        task._send = send = _take_driver() if _drivers else _driver()
+        try:
+            yielded = context.run(send, task)
+        except BaseException as error:
+            loop._depth = depth
+            task._born = loop._now
+            task._held = False
+            try:
+                task._thrown(error)
+                if isinstance(error, KeyboardInterrupt | SystemExit):
+                    raise
+                return task  # type: ignore[no-any-return]
+            finally:
+                loop._current_task = outer
+                # As in ``_run``, where errors were met.
+                task = body = context = outer = None  # type: ignore[assignment]
+        loop._depth = depth
+        if (
+            yielded is _DONE
+            and task._waiter is None
+            and task._others is None
+            and not task._must_cancel
+        ):
+            loop._current_task = outer
+            _keep_driver(send)
+            task._state = DONE
+            return task  # type: ignore[no-any-return]
+        task._born = loop._now
+        task._held = False
+        if yielded is None:
+            # It waits for something, so that a parent need not ask whether it runs.
+            task._waiting = moment
+            task._hold()
+            loop._ready.append(task)
+            loop._poll_wanted = True
+        elif (
+            (kind := type(yielded)) is Task
+            and (below := yielded._waiting) is not None
+            and below is not _UNSTARTED
+            and yielded._waiter is None
+            and yielded._others is None
+            and yielded._loop is loop
+            and not task._must_cancel
+        ):
+            # A child that is suspended is held, or below it is, and refers to its parent.
+            yielded._waiter = task
+            task._waiting = yielded
+        elif (
+            kind is not Task
+            and kind in KINDS
+            and yielded._state == PENDING
+            and yielded._waiter is None
+            and yielded._others is None
+            and yielded._loop is loop
+            and not task._must_cancel
+        ):
+            yielded._waiter = task
+            task._waiting = yielded
+            task._hold()
+        else:
+            try:
+                _launched(task, yielded)
+                return task  # type: ignore[no-any-return]
+            finally:
+                loop._current_task = outer
+                task = body = context = outer = yielded = None  # type: ignore[assignment]
+        loop._current_task = outer
+        return task  # type: ignore[no-any-return]
 
     def plain_wrapper(*args: Any, **kwargs: Any) -> Task[Any]:
         loop = slot.running or slot.loop()
@@ -1077,10 +1075,9 @@ def running_tasks(frame: FrameType | None) -> list[Task[Any]]:
     """
     tasks: list[Task[Any]] = []
     while frame is not None:
-        if frame.f_code in {Task._run.__code__, _launch.__code__}:
+        if frame.f_code in _STEPS:
             task = frame.f_locals.get("task")
-            # Where ``_launch`` has left it to ``_run``, it stands there twice.
-            if task is not None and task._state == PENDING and task not in tasks[-1:]:
+            if task is not None and task._state == PENDING:
                 tasks.append(task)
         frame = frame.f_back
     return tasks
@@ -1236,6 +1233,14 @@ def _likely_slip(yielded: object) -> str:
         return f": to wait for so many seconds, write: yield sleep({yielded!r})"
     return ": it is nothing to wait for; to end with a result, write: return ..."
 
+
+@coroutine
+def _sample() -> Generator[Any, Any, None]:
+    yield
+
+
+# The functions in which steps are taken: their variable ``task`` is whose.
+_STEPS = (Task._run.__code__, _sample.__code__)
 
 IOLoop.convert = staticmethod(convert_yielded)
 IOLoop.task_type = Task
