@@ -453,14 +453,15 @@ class TestLifetimes:
         seen: list[weakref.ref[Held]] = []
 
         @coroutine
-        def main(held: Held) -> Any:
+        def main() -> Any:
+            held = Held()
             seen.append(weakref.ref(held))
             raise KeyboardInterrupt
             yield
 
         loop.add_observer(Observer())
         with pytest.raises(KeyboardInterrupt):
-            main(Held())
+            main()
         assert seen[0]() is None
 
     @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
