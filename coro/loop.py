@@ -455,8 +455,10 @@ class IOLoop:
             except KeyError:
                 continue
             if registration.batch != batch:
+                # Taken first: CPython 3.11 looks a method up by its type, and a slot is none.
+                callback = registration.callback
                 try:
-                    registration.callback(mask)
+                    callback(mask)
                 except (KeyboardInterrupt, SystemExit):
                     raise
                 except BaseException:

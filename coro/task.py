@@ -499,15 +499,12 @@ class Task(Future[T]):
                             context = task._context
                             send = task._send
                             yielded = context.run(send, value)
-                        elif yielded is None:
+                            continue
+                        if yielded is None:
                             ready.append(task)
                             loop._poll_wanted = True
                             if not task._held:
                                 task._hold()
-                            if not left or errors or hooks is not None:
-                                return left
-                            kind = None
-                            break
                         elif (kind := type(yielded)) not in KINDS or task._must_cancel:
                             break
                         elif yielded._state == DONE:
@@ -516,6 +513,7 @@ class Task(Future[T]):
                             budget -= 1
                             value = yielded._value
                             yielded = context.run(send, value)
+                            continue
                         elif (
                             yielded._state == PENDING
                             and yielded._waiter is None
@@ -531,12 +529,28 @@ class Task(Future[T]):
                             if not task._held:
                                 task._held = True
                                 loop._tasks[task] = None
-                            if not left or errors or hooks is not None:
-                                return left
-                            kind = None
-                            break
                         else:
                             break
+                        # It is suspended, and there may be others.
+                        if not left or errors or hooks is not None:
+                            return left
+                        following = ready.popleft()
+                        if type(following) is not Task:
+                            ready.appendleft(following)
+                            return left
+                        left -= 1
+                        budget = MAX_CONTINUATIONS
+                        task = following
+                        waiting = task._waiting
+                        if waiting is None or waiting._state != DONE or task._must_cancel:
+                            kind = None
+                            break
+                        task._waiting = None
+                        value = waiting._value
+                        loop._current_task = task
+                        context = task._context
+                        send = task._send
+                        yielded = context.run(send, value)
                     if kind is None:
                         break
                     if kind not in KINDS:
@@ -577,16 +591,8 @@ class Task(Future[T]):
                     else:
                         error = yielded._take_error()
 
-                if kind is None:  # it is suspended, and there may be others
-                    following = ready.popleft()
-                    if type(following) is not Task:
-                        ready.appendleft(following)
-                        return left
-                    left -= 1
-                    budget = MAX_CONTINUATIONS
+                if kind is None:
                     value = None
-                    task = following
-                    waiting = task._waiting
                     continue
                 if hooks is not None:
                     hooks.step_ended(task)

@@ -207,8 +207,9 @@ class BaseIOStream:
         self._sending = SENDING
         self._eof: Write | None = None
         self._read: Read | None = None
-        # Whether a read has nothing to look for but the poller's word.
-        self._usual_reads = not self._hides
+        # Whether the poller will tell a read all that it has to know: interest in READ is
+        # registered, and nothing is hidden from the poller.
+        self._usual_reads = False
         self._opening: Opening | None = None
         self._registration: Any = None
         self._close_callback: Callable[[], Any] | None = None
@@ -352,13 +353,10 @@ class BaseIOStream:
             StreamClosedError: the stream is closed and the buffer does not suffice.
             ValueError: ``num_bytes`` is negative.
         """
-        registration = self._registration
         if (
-            registration is not None
-            and registration.events & READ
+            self._usual_reads
             and self._read is None
             and not self._received
-            and self._usual_reads
             and type(num_bytes) is int
             and num_bytes > 0
             and callback is None
@@ -607,13 +605,14 @@ class BaseIOStream:
         """
         if (
             type(data) is bytes
-            and len(data) <= self._at_once
+            and (size := len(data)) <= self._at_once
             and not self._soon
             and callback is None
         ):
+            send = self._send  # taken first: see IOLoop._dispatch
             try:
-                sent = self._send(data)
-                if sent == len(data):
+                sent = send(data)
+                if sent == size:
                     return self.io_loop.nothing
             except OSError as error:
                 if not self._may_retry(error):
@@ -702,8 +701,9 @@ class BaseIOStream:
         data, self._soon = self._soon, b""
         if not data or self._state == CLOSED:
             return
+        send = self._send
         try:
-            sent = self._send(data)
+            sent = send(data)
             if sent == len(data):
                 return
         except OSError as error:
@@ -838,8 +838,9 @@ class BaseIOStream:
             return
         # The usual event: bytes for a read that is content with what has come. A stream that is not
         # open yet has other events, for it waits until it can be written to.
+        recv = self._recv
         try:
-            chunk = self._recv(self.read_chunk_size)
+            chunk = recv(self.read_chunk_size)
         except OSError as error:
             self._on_failed_read(error)
             return
@@ -876,8 +877,13 @@ class BaseIOStream:
         registration = self._registration
         if registration is None:
             self._registration = self.io_loop._register(self._fd, self, self._on_events, events)
+            self._usual_reads = bool(events & READ) and not self._hides
         elif registration.events & events != events:
-            self.io_loop._modify(self._fd, registration, registration.events | events)
+            self._modify(registration, registration.events | events)
+
+    def _modify(self, registration: Any, events: int) -> None:
+        self.io_loop._modify(self._fd, registration, events)
+        self._usual_reads = bool(events & READ) and not self._hides
 
     def _unwant(self, events: int) -> None:
         registration = self._registration
@@ -891,11 +897,12 @@ class BaseIOStream:
         elif self._registration is None:
             self._want(events)
         else:
-            self.io_loop._modify(self._fd, self._registration, events)
+            self._modify(self._registration, events)
 
     def _forget_events(self) -> None:
         if self._registration is not None:
             self._registration = None
+            self._usual_reads = False
             self.io_loop._unregister(self._fd)
 
     # --- closing ---------------------------------------------------------------------------

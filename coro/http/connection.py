@@ -32,7 +32,7 @@ from coro.http.outgoing import Outgoing
 from coro.http.urls import Origin, format_origin
 from coro.scopes import Timeout, timeout
 from coro.stream import IOStream
-from coro.timers import Timer
+from coro.timers import DEADLINE, Timer
 
 __all__ = ["HTTPConnection", "Progress", "Sink"]
 
@@ -242,7 +242,7 @@ class HTTPConnection:
         sink: Sink | None = None
         self._limit = limit
         self._total = self._deadline = deadline
-        if deadline is not None and (self._timer is None or self._timer.deadline > deadline):
+        if deadline is not None and (self._timer is None or self._timer[DEADLINE] > deadline):
             self._arm(deadline)
         decoder.begin(out.method, on_interim)
         self.exchanges += 1
@@ -316,7 +316,7 @@ class HTTPConnection:
         if self._total is not None:
             deadline = min(deadline, self._total)
         self._deadline = deadline
-        if self._timer is None or self._timer.deadline > deadline:
+        if self._timer is None or self._timer[DEADLINE] > deadline:
             self._arm(deadline)
 
     def _on_timer(self) -> None:

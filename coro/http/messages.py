@@ -44,6 +44,8 @@ __all__ = ["HTTPRequest", "HTTPResponse", "RequestOptions", "Trace", "check_opti
 
 HTTPError._phrases = responses
 
+_new = object.__new__
+
 
 class RequestOptions(TypedDict, total=False):
     """The keywords of ``HTTPRequest`` and of ``fetch``, besides url, method, headers and body."""
@@ -313,7 +315,7 @@ class HTTPRequest:
     @classmethod
     def usual(cls, url: str) -> HTTPRequest:
         """Make a request of a URL alone: the constructor without its questions, for a hot path."""
-        self = cls.__new__(cls)
+        self = _new(cls)
         self.url = url
         self.method = "GET"
         self.start_time = time.time()
@@ -498,7 +500,7 @@ class HTTPResponse:
         trailers: HTTPHeaders | None = None,
     ) -> HTTPResponse:
         """Make the response of a fetch: the constructor without its questions, for a hot path."""
-        self = cls.__new__(cls)
+        self = _new(cls)
         self.request = request
         self.code = head.status
         self.reason = head.reason or responses.get(head.status, "Unknown")

@@ -42,7 +42,7 @@ from coro.http.request import HTTPServerRequest
 from coro.http.response import Response, encode_head, has_no_body, reason_of
 from coro.stream import IOStream, SSLIOStream
 from coro.tcpserver import TCPServer
-from coro.timers import Timer
+from coro.timers import DEADLINE, Timer
 from coro.tls import TLSOptions
 
 __all__ = ["HTTPServer", "ResponseWriter", "ServerConnection", "log_access"]
@@ -817,7 +817,7 @@ class ServerConnection:
         """Let the present phase end in so many seconds."""
         self._deadline = deadline = self.stream.io_loop._now + seconds
         timer = self._timer
-        if timer is None or timer.deadline > deadline:
+        if timer is None or timer[DEADLINE] > deadline:
             self._arm(deadline)
 
     def _arm(self, deadline: float) -> None:
