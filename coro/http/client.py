@@ -98,6 +98,19 @@ _DEFAULTS: dict[str, Any] = {
     "user_agent": USER_AGENT,
 }
 
+# What is asked of the request alone.
+_OF_ONE_REQUEST = frozenset(
+    {
+        "body_producer",
+        "expect_100_continue",
+        "header_callback",
+        "on_informational",
+        "stream",
+        "streaming_callback",
+        "trailers",
+    }
+)
+
 # Whoever has as many options as that has none that a hop is needed for.
 _PLAIN_OPTIONS = len(_DEFAULTS)
 
@@ -130,7 +143,9 @@ class AsyncHTTPClient:
         max_headers: limit for the number of their fields.
         resolver: turns names into addresses; by default the system's.
         hostname_mapping: where hosts are to be found instead: the default of ``overrides``.
-        defaults: request options by name, for requests that do not give them.
+        defaults: request options by name, for requests that do not give them; not ``stream``, nor
+            what concerns one body: callbacks, ``body_producer``, ``trailers``,
+            ``expect_100_continue``.
     """
 
     _instances: ClassVar[WeakKeyDictionary[IOLoop, AsyncHTTPClient]] = WeakKeyDictionary()
@@ -180,8 +195,12 @@ class AsyncHTTPClient:
         self.max_body_size = max_body_size
         self.max_header_size = max_header_size
         self.max_headers = max_headers
-        check_options(defaults or {})
-        self.defaults: dict[str, Any] = {**_DEFAULTS, **(defaults or {})}
+        defaults = defaults or {}
+        check_options(defaults)
+        for name in sorted(_OF_ONE_REQUEST & defaults.keys()):
+            if defaults[name]:
+                raise ValueError(f"{name} is no default of a client: give it to each request")
+        self.defaults: dict[str, Any] = {**_DEFAULTS, **defaults}
         if hostname_mapping is not None:
             self.defaults["overrides"] = hostname_mapping
         self._resolver = resolver

@@ -409,6 +409,8 @@ def test_settings_for_clients_to_come(loop: IOLoop, answering: Any) -> None:
         ({"max_client": 1}, "max_client"),
         ({"max_connection_idle": 0}, "max_connection_idle"),
         ({"defaults": {"request_timeut": 1}}, "did you mean 'request_timeout'"),
+        ({"defaults": {"stream": True}}, "stream is no default of a client"),
+        ({"defaults": {"header_callback": print}}, "header_callback is no default"),
     ],
 )
 def test_settings_that_make_no_sense(loop: IOLoop, settings: Any, told: str) -> None:
