@@ -117,6 +117,7 @@ class IOLoop:
         "_batch",
         "_current_task",
         "_depth",
+        "_handlers",
         "_hooks",
         "_nesting",
         "_now",
@@ -127,6 +128,7 @@ class IOLoop:
         "_thread",
         "_timers",
         "_turns",
+        "nothing",
         "time",
     )
 
