@@ -875,15 +875,9 @@ class BaseIOStream:
     def _want(self, events: int) -> None:
         """Listen for further events."""
         registration = self._registration
-        if registration is None:
-            self._registration = self.io_loop._register(self._fd, self, self._on_events, events)
-            self._usual_reads = bool(events & READ) and not self._hides
-        elif registration.events & events != events:
-            self._modify(registration, registration.events | events)
-
-    def _modify(self, registration: Any, events: int) -> None:
-        self.io_loop._modify(self._fd, registration, events)
-        self._usual_reads = bool(events & READ) and not self._hides
+        known = 0 if registration is None else registration.events
+        if known & events != events:
+            self._set_events(known | events)
 
     def _unwant(self, events: int) -> None:
         registration = self._registration
@@ -894,10 +888,13 @@ class BaseIOStream:
         if not events:
             # Not merely an empty mask: a hang-up is told whatever the mask, and would spin.
             self._forget_events()
-        elif self._registration is None:
-            self._want(events)
+            return
+        registration = self._registration
+        if registration is None:
+            self._registration = self.io_loop._register(self._fd, self, self._on_events, events)
         else:
-            self._modify(self._registration, events)
+            self.io_loop._modify(self._fd, registration, events)
+        self._usual_reads = bool(events & READ) and not self._hides
 
     def _forget_events(self) -> None:
         if self._registration is not None:
