@@ -44,9 +44,12 @@ CASES = {"fetch": "fetch1", "server": "hello"}
 def test_system_calls_are_those_of_a_raw_loop(path: str) -> None:
     strace = needs_command("strace", "apt-get install strace")
     made = count_system_calls(path, strace)
-    assert {name: round(each, 1) for name, each in made.items()} == {
-        name: round(each, 1) for name, each in SYSTEM_CALLS[path].items()
-    }
+    # To a tenth; so an arena that the allocator maps once in all counts for nothing.
+    assert _to_a_tenth(made) == _to_a_tenth(SYSTEM_CALLS[path])
+
+
+def _to_a_tenth(calls: dict[str, float]) -> dict[str, float]:
+    return {name: share for name, each in calls.items() if (share := round(each, 1))}
 
 
 @pytest.mark.parametrize("path", PATHS)
