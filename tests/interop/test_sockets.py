@@ -207,7 +207,11 @@ def test_a_reset_by_socat(loop: IOLoop, socat: str, mirror: Any) -> None:
 
 
 def test_curl_speaks_telnet(loop: IOLoop, curl: str, mirror: Any) -> None:
-    """Lines, in which telnet finds nothing of its own."""
+    """Lines, in which telnet finds nothing of its own.
+
+    Told to upload ".", curl waits for its input and the network at once; else for its input alone,
+    after each piece from the network, and so for ever if that was not the last piece.
+    """
     server, port = mirror("tcp")
     data = b"".join(b"line %d\n" % number for number in range(10_000))
 
@@ -217,6 +221,8 @@ def test_curl_speaks_telnet(loop: IOLoop, curl: str, mirror: Any) -> None:
                 curl,
                 "--no-progress-meter",
                 "--no-buffer",
+                "--upload-file",
+                ".",
                 f"telnet://127.0.0.1:{port}",
                 data=data,
                 ends=False,
