@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -226,14 +225,6 @@ def trees(draw: st.DrawFn) -> tuple[Tree, list[float]]:
     return root, sorted(cancels)
 
 
-@pytest.fixture(autouse=True)
-def no_collector() -> Iterator[None]:
-    gc.disable()
-    yield
-    gc.unfreeze()
-    gc.enable()
-
-
 @settings(
     max_examples=1500,
     deadline=None,
@@ -241,6 +232,7 @@ def no_collector() -> Iterator[None]:
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(case=trees())
+@pytest.mark.usefixtures("no_collector")
 def test_trees_end_as_the_model_says(case: tuple[Tree, list[float]]) -> None:
     tree, cancels = case
     # The collector is blind to all that is there already.
