@@ -20,7 +20,7 @@ import functools
 import ssl
 import time
 from collections.abc import Callable, Generator, Hashable, Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self, overload
 from weakref import WeakKeyDictionary
 
 from coro.errors import (
@@ -267,6 +267,24 @@ class AsyncHTTPClient:
         if AsyncHTTPClient._instances.get(self.io_loop) is self:
             del AsyncHTTPClient._instances[self.io_loop]
 
+    @overload
+    def fetch(
+        self,
+        request: str,
+        callback: Callable[[HTTPResponse], Any] | None = None,
+        raise_error: Literal[True] = True,
+        *,
+        stream: Literal[True],
+        **kwargs: Any,
+    ) -> Task[StreamedResponse]: ...
+    @overload
+    def fetch(
+        self,
+        request: str | HTTPRequest,
+        callback: Callable[[HTTPResponse], Any] | None = None,
+        raise_error: bool = True,
+        **kwargs: Any,
+    ) -> Task[HTTPResponse]: ...
     @coroutine
     def fetch(
         self,
@@ -274,7 +292,7 @@ class AsyncHTTPClient:
         callback: Callable[[HTTPResponse], Any] | None = None,
         raise_error: bool = True,
         **kwargs: Any,
-    ) -> Generator[Any, Any, HTTPResponse]:
+    ) -> Generator[Any, Any, Any]:
         """Send a request; return the response.
 
         Arguments:
@@ -914,15 +932,20 @@ def _call_back(
     return callback(HTTPResponse(request, 599, error=error) if response is None else response)
 
 
+@overload
+def fetch(
+    request: str, raise_error: Literal[True] = True, *, stream: Literal[True], **kwargs: Any
+) -> Task[StreamedResponse]: ...
+@overload
+def fetch(
+    request: str | HTTPRequest, raise_error: bool = True, **kwargs: Any
+) -> Task[HTTPResponse]: ...
 @coroutine
 def fetch(
     request: str | HTTPRequest, raise_error: bool = True, **kwargs: Any
-) -> Generator[Any, Any, HTTPResponse]:
+) -> Generator[Any, Any, Any]:
     """Send a request by the current loop's client; see ``AsyncHTTPClient.fetch``."""
-    response: HTTPResponse = yield AsyncHTTPClient().fetch(
-        request, raise_error=raise_error, **kwargs
-    )
-    return response
+    return (yield AsyncHTTPClient().fetch(request, raise_error=raise_error, **kwargs))
 
 
 class HTTPClient:

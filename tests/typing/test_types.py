@@ -7,7 +7,11 @@ from typing import Any, assert_type
 
 from coro.future import Future
 from coro.gen import Task, coroutine, current_task, is_coroutine_function, shield, sleep
+from coro.http import AsyncHTTPClient, HTTPRequest, HTTPResponse, fetch
+from coro.http.streaming import StreamedResponse
 from coro.loop import IOLoop
+from tests.conftest import RawServerFactory
+from tests.support.raw_server import answer
 
 
 @coroutine
@@ -107,3 +111,30 @@ def test_futures_are_generic() -> None:
     assert_type(future.exception(), BaseException | None)
     assert_type(is_coroutine_function(generator), bool)
     assert is_coroutine_function(generator)
+
+
+def test_a_response_whose_body_is_pulled_can_be_read(
+    raw_server: RawServerFactory, refused_port: int
+) -> None:
+    server = raw_server(answer(*[b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody"] * 4))
+
+    async def main() -> None:
+        url = server.url()
+        refused = f"http://127.0.0.1:{refused_port}/"
+        client = AsyncHTTPClient()
+        assert_type(await fetch(url), HTTPResponse)
+        assert_type(await client.fetch(HTTPRequest(url)), HTTPResponse)
+        # It may tell of a failure, which has no body.
+        failed = await client.fetch(refused, stream=True, raise_error=False)
+        assert_type(failed, HTTPResponse)
+        assert not isinstance(failed, StreamedResponse)
+        with await fetch(url, stream=True) as response:
+            assert_type(await response.read_all(), bytes)
+        async with await client.fetch(url, stream=True) as response:
+            assert [piece async for piece in response] == [b"body"]
+
+    loop = IOLoop(make_current=False)
+    try:
+        loop.run_sync(main)
+    finally:
+        loop.close()
