@@ -20,7 +20,7 @@ from coro.http.framing import parse_length
 from coro.http.headers import HTTPHeaders, check_name, is_field_block
 from coro.http.request import HTTPServerRequest
 from coro.http.response import Response
-from coro.http.server import ResponseWriter
+from coro.http.writer import ResponseWriter
 from coro.queues import Queue
 
 try:

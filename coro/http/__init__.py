@@ -2,7 +2,7 @@
 
 From below: ``headers``, ``urls``, ``messages``, ``codec`` (with ``framing``), ``compression``,
 ``connection``, ``pool``, ``client``; the server's side: ``incoming``, ``request``, ``response``,
-``conditions``, ``files``, ``router``, ``server``.
+``conditions``, ``files``, ``router``, ``writer``, ``server``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from coro.http.messages import HTTPRequest, HTTPResponse
 from coro.http.request import HTTPServerRequest
 from coro.http.response import Response
 from coro.http.router import Router
-from coro.http.server import HTTPServer, ResponseWriter, log_access
+from coro.http.server import HTTPServer, log_access
+from coro.http.writer import ResponseWriter
 
 __all__ = [
     "AsyncHTTPClient",

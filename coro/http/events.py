@@ -16,7 +16,7 @@ from typing import Any, Self
 from coro.errors import HTTPProtocolError
 from coro.future import Future
 from coro.http.request import HTTPServerRequest
-from coro.http.server import ResponseWriter
+from coro.http.writer import ResponseWriter
 from coro.timers import Timer
 
 __all__ = ["Event", "EventStream", "read_events"]

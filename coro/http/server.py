@@ -19,9 +19,8 @@ import contextlib
 import copy
 import logging
 import time
-from collections.abc import AsyncIterable, Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from email.utils import formatdate
-from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any, NoReturn
 
 from coro.errors import (
@@ -33,19 +32,20 @@ from coro.errors import (
 )
 from coro.future import DONE, Future
 from coro.gen import Timeout, coroutine, shield, timeout, to_thread
-from coro.http.compressors import Compressor, compress, compressor_for, mark
-from coro.http.encode import encode_chunk, encode_last_chunk
+from coro.http.compressors import compress, compressor_for, mark
+from coro.http.forwarded import Proxies, forwarded
 from coro.http.framing import MAX_HEADER_BYTES, MAX_HEADERS, parse_length
 from coro.http.headers import HTTPHeaders, InvalidHeaderError
 from coro.http.incoming import MAX_TARGET_BYTES, RefusalError, RequestDecoder
 from coro.http.request import HTTPServerRequest
 from coro.http.response import Response, encode_head, has_no_body, reason_of
+from coro.http.writer import ResponseWriter, pour
 from coro.stream import IOStream, SSLIOStream
 from coro.tcpserver import TCPServer
 from coro.timers import DEADLINE, Timer
 from coro.tls import TLSOptions
 
-__all__ = ["HTTPServer", "ResponseWriter", "ServerConnection", "log_access"]
+__all__ = ["HTTPServer", "ServerConnection", "log_access"]
 
 _app_log = logging.getLogger("coro.application")
 _access_log = logging.getLogger("coro.access")
@@ -160,7 +160,7 @@ class HTTPServer(TCPServer):
         super().__init__(ssl_options, half_open=True, **options)
         self.handler = handler
         self.no_keep_alive = no_keep_alive
-        self.xheaders = xheaders if isinstance(xheaders, bool) else _Proxies(xheaders)
+        self.xheaders = xheaders if isinstance(xheaders, bool) else Proxies(xheaders)
         self.max_header_size = max_header_size
         self.max_headers = max_headers
         self.max_target_size = max_target_size
@@ -502,7 +502,7 @@ class ServerConnection:
         ip = address[0] if isinstance(address, tuple) else ""
         protocol = "https" if isinstance(self.stream, SSLIOStream) else "http"
         if self.server.xheaders is True or (self.server.xheaders and self.server.xheaders.have(ip)):
-            ip, protocol = _forwarded(request.headers, ip, protocol, self.server.trusted_downstream)
+            ip, protocol = forwarded(request.headers, ip, protocol, self.server.trusted_downstream)
         return ip, protocol
 
     # --- handling --------------------------------------------------------------------------
@@ -658,7 +658,7 @@ class ServerConnection:
                 return self._send(request, response)
             try:
                 writer = self.begin(request, response)
-                yield from _pour(body, writer)
+                yield from pour(body, writer)
             except Exception as error:
                 self._failed(request, error)
                 raise
@@ -732,7 +732,15 @@ class ServerConnection:
             connection=self._connection_line(request, keep),
         )
         writer = ResponseWriter(
-            self, head, response.status, keep, length, chunked, bodyless, compressor
+            self.stream,
+            self._watch_writing,
+            head,
+            response.status,
+            keep,
+            length,
+            chunked,
+            bodyless,
+            compressor,
         )
         self._writer = writer
         return writer
@@ -856,191 +864,9 @@ class ServerConnection:
         elif stream.writing():
             stream.abort()
 
-    def watch_writing(self) -> None:
+    def _watch_writing(self) -> None:
         """A piece of a response waits to be sent: see that the client takes it."""
         self._limit(self.server.write_timeout)
-
-
-class ResponseWriter:
-    """Writes the body of a response that ``request.respond()`` began.
-
-    Attributes:
-        status: the response's.
-        sent: bytes of the body that were written, before they are compressed.
-    """
-
-    __slots__ = (
-        "_compressor",
-        "_connection",
-        "_finished",
-        "_framing",
-        "_head",
-        "_skips",
-        "keep",
-        "sent",
-        "status",
-    )
-
-    def __init__(
-        self,
-        connection: ServerConnection,
-        head: bytes,
-        status: int,
-        keep: bool,
-        length: int | None,
-        chunked: bool,
-        skips: bool,
-        compressor: Compressor | None = None,
-    ) -> None:
-        self._connection = connection
-        # Leaves with the first piece of the body, or else at the end of this turn.
-        self._head = head
-        connection.stream.io_loop._at_turn_end.append(self._send_head)
-        self.status = status
-        # Whether the connection may carry another request afterwards.
-        self.keep = keep
-        # The bytes that are to come; None: in chunks; -1: up to the close.
-        self._framing = length if length is not None else None if chunked else -1
-        # Whether nothing of the body is sent, as after HEAD.
-        self._skips = skips
-        self._compressor = compressor
-        self.sent = 0
-        self._finished: Future[None] | None = None
-
-    def _send_head(self) -> None:
-        head, self._head = self._head, b""
-        if head and not self._connection.stream.closed():
-            self._connection.stream.write(head)
-
-    def write(self, data: bytes) -> Future[None]:
-        """Send a piece of the body.
-
-        Returns:
-            A future to wait for before the next piece: done when few bytes wait to be sent.
-        Raises:
-            StreamClosedError: the client has gone.
-            ValueError: more than the announced ``Content-Length``.
-            RuntimeError: the response was finished.
-        """
-        if self._finished is not None:
-            raise RuntimeError("write() after finish()")
-        framing = self._framing
-        size = memoryview(data).nbytes
-        if framing is not None and framing >= 0 and self.sent + size > framing:
-            raise ValueError(f"more than the announced Content-Length of {framing} bytes")
-        self.sent += size
-        if self._compressor is not None and size and not self._skips:
-            data = self._compressor.compress(data)
-        return self._write(encode_chunk(data) if framing is None else data)
-
-    def _write(self, data: bytes) -> Future[None]:
-        if self._skips:
-            data = b""
-        if self._head:
-            data = self._head + data
-            self._head = b""
-        future = self._connection.stream.write(data)
-        if not future.done():
-            self._connection.watch_writing()
-        return future
-
-    def finish(self, trailers: Iterable[tuple[str, str]] = ()) -> Future[None]:
-        """End the response.
-
-        Arguments:
-            trailers: fields to send after the body, if it is sent in chunks (RFC 9110 section 6.5).
-        Returns:
-            A future that is done when all was handed to the system.
-        Raises:
-            StreamClosedError: the client has gone.
-            ValueError: the body is shorter than its announced length, or a field is not allowed.
-        """
-        if self._finished is None:
-            framing = self._framing
-            if self._compressor is not None and not self._skips:
-                end = self._compressor.finish()
-                self._write(encode_chunk(end) if framing is None else end)
-            if framing is None:
-                end = encode_last_chunk(trailers)
-            elif framing > self.sent and not self._skips:
-                raise ValueError(f"{framing - self.sent} bytes less than the announced length")
-            else:
-                end = b""
-            self._write(end)
-            # That of no bytes is done when nothing waits any more.
-            self._finished = self._write(b"")
-        return self._finished
-
-
-def _pour(
-    body: Iterable[bytes] | AsyncIterable[bytes], writer: ResponseWriter
-) -> Generator[Any, Any, None]:
-    """Send the pieces of a body as they come."""
-    if isinstance(body, AsyncIterable):
-        pieces = aiter(body)
-        try:
-            while True:
-                try:
-                    piece = yield anext(pieces)
-                except StopAsyncIteration:
-                    break
-                yield writer.write(piece)
-        finally:
-            if hasattr(pieces, "aclose"):
-                yield pieces.aclose()
-        return
-    iterator = iter(body)
-    try:
-        for piece in iterator:
-            yield writer.write(piece)
-    finally:
-        if hasattr(iterator, "close"):
-            iterator.close()
-
-
-class _Proxies:
-    """Peers whose word about the client is taken.
-
-    Arguments:
-        places: addresses, networks, or "unix".
-    Raises:
-        ValueError: one of them is something else.
-    """
-
-    def __init__(self, places: Iterable[str]) -> None:
-        if isinstance(places, str):
-            places = (places,)
-        places = {*places}
-        self._unix = "unix" in places
-        self._networks = [ip_network(place) for place in places - {"unix"}]
-
-    def have(self, ip: str) -> bool:
-        """Whether this peer is one of them; "" is one on a unix socket."""
-        if not ip:
-            return self._unix
-        address = ip_address(ip.partition("%")[0])
-        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
-        return any(address in network for network in self._networks)
-
-
-def _forwarded(
-    headers: HTTPHeaders, ip: str, protocol: str, trusted: frozenset[str]
-) -> tuple[str, str]:
-    """Return the client's address and protocol as a proxy in front of the server tells them."""
-    # The last address that is not a trusted proxy's own.
-    for candidate in reversed(headers.get("X-Forwarded-For", ip).split(",")):
-        candidate = candidate.strip()
-        if candidate not in trusted:
-            break
-    candidate = headers.get("X-Real-Ip", candidate)
-    with contextlib.suppress(ValueError):
-        ip = str(ip_address(candidate))
-    scheme = headers.get("X-Scheme", headers.get("X-Forwarded-Proto", protocol))
-    scheme = scheme.rpartition(",")[2].strip()
-    if scheme in ("http", "https"):
-        protocol = scheme
-    return ip, protocol
 
 
 def log_access(request: HTTPServerRequest, status: int, size: int) -> None:
