@@ -19,11 +19,12 @@ import os
 import re
 import socket
 import threading
+import time
 from collections import OrderedDict, deque
 from collections.abc import Generator, Mapping
 from functools import partial
-from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
+from typing import Any, ClassVar, NamedTuple
+from weakref import WeakKeyDictionary, WeakSet
 
 import ada_url
 
@@ -44,6 +45,7 @@ __all__ = [
     "ThreadedResolver",
     "ascii_host",
     "resolve_literal",
+    "wait_for_threads",
 ]
 
 Addresses = list[tuple[int, SocketAddress]]
@@ -430,19 +432,37 @@ def resolve_literal(network: Network, host: str, port: int, family: int) -> Addr
     return fitting
 
 
+def wait_for_threads(seconds: float) -> bool:
+    """Block until no look-up is under way in a thread, those included that were given up.
+
+    Who counts descriptors needs it: the system may have some open for a look-up.
+
+    Arguments:
+        seconds: how long to wait at most.
+    Returns:
+        Whether all have ended.
+    """
+    until = time.monotonic() + seconds
+    return all(each.wait(until - time.monotonic()) for each in [*_Workers.made])
+
+
 class _Workers:
     """A few daemon threads that look names up, started when needed; idle ones end."""
+
+    made: ClassVar[WeakSet[_Workers]] = WeakSet()
 
     def __init__(self, limit: int) -> None:
         if limit < 1:
             raise ValueError(f"a resolver needs at least one thread, not {limit!r}")
         self._limit = limit
         self._reset()
+        self.made.add(self)
 
     def _reset(self) -> None:
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._arrived = threading.Condition(self._lock)
+        self._rested = threading.Condition(self._lock)
         # Invariant, under the lock: _idle threads are waiting for _jobs, of _threads in all.
         self._jobs: deque[tuple[ThreadedResolver, Lookup]] = deque()
         self._idle = 0
@@ -454,9 +474,7 @@ class _Workers:
         Raises:
             ResolveError: too many are waiting for their turn, or no thread can be started.
         """
-        if self._process != os.getpid():
-            # A fork copies the counts, but not the threads.
-            self._reset()
+        self._check_process()
         with self._lock:
             if len(self._jobs) >= MAX_QUEUE:
                 text = f"{MAX_QUEUE} look-ups are waiting for their turn already"
@@ -466,6 +484,20 @@ class _Workers:
                 self._arrived.notify()
             elif self._threads < self._limit:
                 self._start(lookup)
+
+    def wait(self, seconds: float) -> bool:
+        """Block until all threads are idle, but no longer than that; return whether they are."""
+        self._check_process()
+        with self._lock:
+            return self._rested.wait_for(self._are_idle, seconds)
+
+    def _are_idle(self) -> bool:
+        return self._idle == self._threads and not self._jobs
+
+    def _check_process(self) -> None:
+        """A fork copies the counts, but not the threads."""
+        if self._process != os.getpid():
+            self._reset()
 
     def _start(self, lookup: Lookup) -> None:
         thread = threading.Thread(target=self._work, name="coro-resolver", daemon=True)
@@ -484,6 +516,7 @@ class _Workers:
             with self._lock:
                 if not self._jobs:
                     self._idle += 1
+                    self._rested.notify_all()
                     self._arrived.wait(IDLE_SECONDS)
                     self._idle -= 1
                 if not self._jobs:

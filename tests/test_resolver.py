@@ -19,7 +19,13 @@ from coro.gen import Task, convert_yielded
 from coro.gen import timeout as time_limit
 from coro.loop import IOLoop
 from coro.net import AF_INET, AF_INET6, AF_UNSPEC, Network
-from coro.resolver import OverrideResolver, Resolver, ThreadedResolver, resolve_literal
+from coro.resolver import (
+    OverrideResolver,
+    Resolver,
+    ThreadedResolver,
+    resolve_literal,
+    wait_for_threads,
+)
 from coro.task import coroutine
 from tests.support.virtual import Clock, closing_loop, step, turns
 
@@ -195,6 +201,21 @@ def test_a_look_up_is_given_up_at_once(loop: IOLoop, names: Names) -> None:
     # The answer that comes too late goes nowhere, also where the loop is closed meanwhile.
     names.gate.release()
     loop.run_sync(lambda: resolver.resolve("127.0.0.1", 80))
+
+
+def test_a_look_up_that_was_given_up_is_waited_for(loop: IOLoop, names: Names) -> None:
+    """It has a descriptor perhaps, and whoever counts these is to know."""
+    assert wait_for_threads(20)
+    answer = ThreadedResolver().resolve("slow.test", 80)
+    assert names.begun.acquire(timeout=10)
+    answer.cancel()
+    turns(loop)
+    assert answer.cancelled()
+    assert not wait_for_threads(0)
+    assert not wait_for_threads(0.001)
+    names.gate.release()
+    assert wait_for_threads(20)
+    assert names.asked == ["slow.test"]
 
 
 def test_one_that_was_given_up_in_the_queue_is_not_looked_up(loop: IOLoop, names: Names) -> None:

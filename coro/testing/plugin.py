@@ -34,6 +34,7 @@ from coro.future import UNRETRIEVED, slot
 from coro.gen import coroutine, current_task, is_coroutine_function, moment
 from coro.loop import IOLoop
 from coro.main import run_on
+from coro.resolver import LOOKUP_SECONDS, wait_for_threads
 from coro.stuck import format_dump
 from coro.testing.leftovers import NotingLoop
 
@@ -342,6 +343,8 @@ def _more_than(before: dict[int, str]) -> dict[int, str]:
     now = _descriptors()
     if len(now) > len(before):
         gc.collect()
+        # Of a name's two look-ups the one that is not needed may go on, and has a socket.
+        wait_for_threads(LOOKUP_SECONDS)
         now = _descriptors()
     fresh = {fd: what for fd, what in now.items() if before.get(fd) != what}
     # Something may have closed one and opened another, as logging does: only the number counts.

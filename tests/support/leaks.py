@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from coro.resolver import LOOKUP_SECONDS, wait_for_threads
+
 _FDS = Path("/proc/self/fd") if Path("/proc/self/fd").exists() else Path("/dev/fd")
 
 
@@ -36,6 +38,7 @@ def no_fds_left() -> Iterator[None]:
     if count_fds() <= before:
         return
     gc.collect()  # what only a cycle held open is told by its ResourceWarning
+    wait_for_threads(LOOKUP_SECONDS)  # a look-up that was given up may go on, and has a socket
     if count_fds() > before:
         fresh = {fd: what for fd, what in open_fds().items() if known.get(fd) != what}
         pytest.fail(f"descriptors left open: {fresh}", pytrace=False)
