@@ -126,11 +126,7 @@ class Attempt:
     seconds: float
 
     def __str__(self) -> str:
-        reason = (
-            "abandoned"
-            if self.error is None
-            else getattr(self.error, "strerror", None) or self.error
-        )
+        reason = "abandoned" if self.error is None else self.error
         return f"{format_address(self.address)}: {reason} ({self.seconds * 1e3:.0f} ms)"
 
 

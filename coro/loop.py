@@ -311,6 +311,10 @@ class IOLoop:
         self._check_startable()
         if type(self._poller) is _Inherited:
             self._open_poller()
+        # What was to be sent at the end of a turn, before there was one, does not wait for one.
+        calls, self._at_turn_end = self._at_turn_end, []
+        for call in calls:
+            self.add_callback(call)
         face = self.asyncio_loop
         self._thread = get_ident()
         self._now = self._began = self.time()

@@ -23,7 +23,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Generator, Mapping
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 from weakref import WeakKeyDictionary, WeakSet
 
 import ada_url
@@ -71,7 +71,15 @@ _LABEL = re.compile(r"[A-Za-z0-9_-]{1,63}")
 
 
 class Resolver:
-    """The interface of resolvers: override ``resolve``."""
+    """The interface of resolvers: override ``resolve``.
+
+    ``Resolver()`` itself gives the system's, a ``ThreadedResolver``.
+    """
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        """Make a resolver of this class, or the system's."""
+        made: Any = object.__new__(ThreadedResolver if cls is Resolver else cls)
+        return made  # type: ignore[no-any-return]
 
     @coroutine
     def resolve(

@@ -40,7 +40,7 @@ import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
-from typing import Any, ClassVar, NoReturn, Protocol, Self
+from typing import Any, ClassVar, NoReturn, Protocol, Self, TypeAlias
 
 from coro.buffer import Bytes, ReadBuffer, WriteQueue
 from coro.errors import (
@@ -90,6 +90,9 @@ _INCOMING = READ | ERROR
 
 _NOT_NOW = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _RESETS = frozenset({errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE, errno.ETIMEDOUT})
+
+# What ``sys.exc_info()`` returns.
+ExcInfo: TypeAlias = "tuple[Any, BaseException | None, Any]"
 
 
 class Owner(Protocol):
@@ -281,8 +284,8 @@ class BaseIOStream:
     # --- looking ---------------------------------------------------------------------------
 
     def fileno(self) -> int:
-        """Return the descriptor."""
-        return self._fd
+        """Return the descriptor; -1 when the stream is closed, and another may have its number."""
+        return -1 if self._state == CLOSED else self._fd
 
     def closed(self) -> bool:
         """Whether it is closed. Bytes received before may still be readable."""
@@ -469,6 +472,8 @@ class BaseIOStream:
         if self._received or not read.size:
             try:
                 if read.match(self._buffer):
+                    if self._close_callback is not None and not self._usual_reads:
+                        self.watch()
                     return read
             except UnsatisfiableReadError as error:
                 self._reject(read, error)
@@ -904,16 +909,21 @@ class BaseIOStream:
 
     # --- closing ---------------------------------------------------------------------------
 
-    def close(self, exc_info: bool | BaseException = False) -> None:
+    def close(self, exc_info: bool | BaseException | ExcInfo = False) -> None:
         """Close the stream now; unsent bytes are dropped, received ones stay readable.
 
         Arguments:
-            exc_info: the error to give as reason, or True for the one being handled.
+            exc_info: the error to give as reason, or True for the one being handled, or what
+                ``sys.exc_info()`` said of it.
         """
         if self._state == CLOSED:
             return
-        if exc_info:
-            self.error = sys.exc_info()[1] if isinstance(exc_info, bool) else exc_info
+        if exc_info is True:
+            exc_info = sys.exc_info()
+        if isinstance(exc_info, tuple):
+            self.error = exc_info[1]
+        elif isinstance(exc_info, BaseException):
+            self.error = exc_info
         self._end()
         self._unasked_callback = None
         self._forget_events()

@@ -130,7 +130,7 @@ def test_families_take_turns(loop: IOLoop) -> None:
     assert [attempt.address for attempt in caught.value.attempts] == [a[1] for a in expected]
     assert caught.value.errno == errno.ECONNREFUSED
     assert "example.test:80" in str(caught.value)
-    assert "[2001:db8::1]:80: it failed" in str(caught.value)
+    assert "[2001:db8::1]:80: [Errno 111] it failed" in str(caught.value)
     assert isinstance(caught.value.__cause__, OSError)
 
 

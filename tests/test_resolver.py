@@ -110,6 +110,18 @@ def test_a_name_is_looked_up(loop: IOLoop, names: Names) -> None:
     assert names.asked == ["host.test"]
 
 
+def test_no_name_of_a_class_means_the_system_s(loop: IOLoop, names: Names) -> None:
+    resolver: Any = Resolver()
+    assert type(resolver) is ThreadedResolver
+    assert resolver.resolve("127.0.0.1", 80).result() == [(AF_INET, ("127.0.0.1", 80))]
+
+    class Mine(Resolver):
+        def __init__(self, one: int, *, two: int) -> None:
+            self.sum = one + two
+
+    assert Mine(1, two=2).sum == 3
+
+
 def test_an_unknown_name(loop: IOLoop, names: Names) -> None:
     names.gate.release()
     with pytest.raises(ResolveError) as caught:
@@ -271,9 +283,12 @@ except TimeoutError:
 
 
 def test_the_interface_says_so_where_nothing_is_implemented(loop: IOLoop) -> None:
+    class Unfinished(Resolver):
+        pass
+
     with pytest.raises(NotImplementedError):
-        loop.run_sync(lambda: Resolver().resolve("host.test", 80))
-    Resolver().close()
+        loop.run_sync(lambda: Unfinished().resolve("host.test", 80))
+    Unfinished().close()
 
 
 @pytest.mark.parametrize(("host", "family"), [("127.0.0.1", AF_INET6), ("::1", AF_INET)])

@@ -7,6 +7,7 @@ import logging
 import re
 import socket
 import ssl
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -405,6 +406,59 @@ def test_the_close_callback(loop: IOLoop, make: Any, pending: bool) -> None:
 
     run(loop, body)
     assert told == ["closed"]
+
+
+@pytest.mark.parametrize("parts", [(4,), (1, 3)])
+def test_the_close_callback_when_the_rest_was_read(
+    loop: IOLoop, make: Any, parts: tuple[int, ...]
+) -> None:
+    """The end came while bytes waited to be read, and is noticed when they are."""
+    reader, writer = make()
+    told: list[str] = []
+
+    def body() -> Any:
+        reader.set_close_callback(lambda: told.append("closed"))
+        if len(parts) > 1:
+            reading = reader.read_bytes(parts[0])
+        yield writer.write(b"data")
+        writer.close()
+        # Until what there is has been read ahead, and perhaps the descriptor is not listened to.
+        for _ in range(10):
+            yield
+        got = b""
+        for size in parts:
+            if size == 1:
+                got += yield reading
+            else:
+                got += yield reader.read_bytes(size)
+        assert got == b"data"
+        while not told:
+            yield
+        assert reader.closed()
+
+    run(loop, body)
+    assert told == ["closed"]
+
+
+def test_a_closed_stream_has_no_descriptor(loop: IOLoop, make: Any) -> None:
+    reader, _ = make()
+    assert reader.fileno() >= 0
+    reader.close()
+    assert reader.fileno() == -1
+
+
+def test_the_reason_of_a_close(loop: IOLoop, make: Any) -> None:
+    """As the error itself, as what is being handled, and as ``sys.exc_info()`` says it."""
+    streams = [stream for _ in range(2) for stream in make()]
+    error = ValueError("why")
+    try:
+        raise error
+    except ValueError:
+        for stream, reason in zip(streams, (error, True, sys.exc_info(), False), strict=True):
+            stream.close(reason)
+    assert [stream.error for stream in streams] == [error, error, error, None]
+    for stream in streams:
+        stream.error = None
 
 
 def test_a_local_close_ends_what_is_pending(loop: IOLoop, make: Any) -> None:

@@ -70,7 +70,7 @@ from coro.http.proxy import Proxy
 from coro.http.receiver import CallbackError, Receiver, blame
 from coro.http.streaming import Pieces, StreamedResponse
 from coro.http.tunnel import Passage
-from coro.http.urls import LONGEST_KEPT, Target, join, parse
+from coro.http.urls import LONGEST_KEPT, Target, join, parse, without_credentials
 from coro.loop import IOLoop
 from coro.net import AF_INET
 from coro.resolver import Overrides, Resolver
@@ -321,12 +321,12 @@ class AsyncHTTPClient:
         else:
             plain = False
             request = HTTPRequest(request, **kwargs)
+        way = _Fetch(self, request, fresh, plain)
         if callback is not None:
             task = current_task()
             assert task is not None
-            task.add_done_callback(functools.partial(_call_back, callback, request))
+            task.add_done_callback(functools.partial(_call_back, callback, way))
             del task  # It will hold its error, and so the traceback, and so this frame.
-        way = _Fetch(self, request, fresh, plain)
         if not plain and request.stream:
             return (yield from self._open_stream(way, raise_error))
         try:
@@ -334,17 +334,7 @@ class AsyncHTTPClient:
         except RequestError as error:
             if raise_error:
                 raise
-            progress = way.progress
-            progress.ended = self.io_loop.time()
-            return HTTPResponse(
-                request,
-                599,
-                error=error,
-                request_time=progress.ended - progress.acquired,
-                reason=error.message,
-                start_time=way.started,
-                progress=progress,
-            )
+            return way.failure(error)
         if raise_error and not 200 <= response.code < 300:
             response.rethrow()
         return response
@@ -385,9 +375,7 @@ class AsyncHTTPClient:
         except RequestError as error:
             if raise_error:
                 raise
-            return HTTPResponse(
-                way.request, 599, error=error, reason=error.message, start_time=way.started
-            )
+            return way.failure(error)
         except BaseException:
             pieces.close()
             raise
@@ -539,6 +527,8 @@ class _Fetch(Timeout):
                     url, target = self._redirect(url, self.location)
                     same_origin = target.origin == origin
                     if not same_origin:
+                        if target.username or target.password:
+                            url = without_credentials(url)
                         self.options = {
                             name: value
                             for name, value in self.options.items()
@@ -706,6 +696,20 @@ class _Fetch(Timeout):
                 "Content-Encoding"
             )
         return response
+
+    def failure(self, error: BaseException) -> HTTPResponse:
+        """Return the response that tells of an error, in place of one that came."""
+        progress = self.progress
+        progress.ended = self.client.io_loop.time()
+        return HTTPResponse(
+            self.request,
+            599,
+            error=error,
+            request_time=progress.ended - progress.acquired,
+            reason=error.message if isinstance(error, RequestError) else None,
+            start_time=self.started,
+            progress=progress,
+        )
 
     # --- receiving -------------------------------------------------------------------------
 
@@ -920,7 +924,7 @@ def _discarder(head: ResponseHead) -> Sink:
 
 
 def _call_back(
-    callback: Callable[[HTTPResponse], Any], request: HTTPRequest, task: Task[HTTPResponse]
+    callback: Callable[[HTTPResponse], Any], way: _Fetch, task: Task[HTTPResponse]
 ) -> Any:
     """Tell the caller's callback how a fetch ended."""
     if task.cancelled():
@@ -929,7 +933,7 @@ def _call_back(
     if error is None:
         return callback(task.result())
     response = getattr(error, "response", None)
-    return callback(HTTPResponse(request, 599, error=error) if response is None else response)
+    return callback(way.failure(error) if response is None else response)
 
 
 @overload

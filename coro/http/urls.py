@@ -133,6 +133,14 @@ def join(base: str, location: str) -> str:
     return f"{joined}#{fragment}" if fragment and "#" not in joined else joined
 
 
+_CREDENTIALS = re.compile(r"(https?://)[^/?#]*@")
+
+
+def without_credentials(url: str) -> str:
+    """Return a URL that ``join`` made, without user name and password."""
+    return _CREDENTIALS.sub(r"\1", url, count=1)
+
+
 _ZONE = re.compile(
     r"(\s*https?:[/\\]{2}(?:[^/\\?#]*@)?\[fe[89ab][0-9a-f]:[0-9a-f:.]*)%(?:25)?+([a-z0-9._~-]+)(?=\])",
     re.IGNORECASE,

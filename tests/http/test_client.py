@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 import socket
+import time
 from typing import Any
 
 import pytest
@@ -106,6 +107,19 @@ def test_a_status_that_is_an_error(fetch: Any, answering: Any) -> None:
     assert server.connections == 1
 
 
+def test_a_fetch_that_begins_before_the_loop_runs(
+    loop: IOLoop, client: AsyncHTTPClient, answering: Any
+) -> None:
+    """On a connection that is there already, so that nothing but its sending makes a turn."""
+    server = answering(response(), response(b"again"))
+    loop.run_sync(functools.partial(client.fetch, server.url()))
+    fetching = client.fetch(server.url())
+    fetching.add_done_callback(lambda _: loop.stop())
+    loop.start()
+    assert fetching.result().body == b"again"
+    assert server.connections == 1
+
+
 # --- callback --------------------------------------------------------------------------------
 
 
@@ -133,6 +147,11 @@ def test_a_callback_gets_the_response(
     assert seen[3].code == 599
     assert seen[3].request is request
     assert seen[3].error is info.value
+    assert seen[3].reason == info.value.message
+    assert seen[3].request_time is not None
+    assert 0 <= seen[3].request_time < 60
+    assert seen[3].start_time is not None
+    assert abs(seen[3].start_time - time.time()) < 60
     with pytest.raises(ValueError, match="not a URL"):
         fetch("nonsense", callback=seen.append)
     loop.run_sync(lambda: sleep(0))

@@ -349,6 +349,23 @@ def test_credentials_do_not_come_back(fetch: Any, answering: Any) -> None:
     assert "Authorization" not in fields_of(other.requests[0])
 
 
+@pytest.mark.parametrize("credentials", ["me:secret@", "me@", ":secret@"])
+def test_credentials_that_a_redirect_names(fetch: Any, answering: Any, credentials: str) -> None:
+    """Within the origin they are taken; who sends to another one has none to give away."""
+    other = answering(response(b"arrived"))
+    server = answering({})
+    server.answers[:] = [
+        {
+            "/": redirect(server.url("/in").replace("//", f"//{credentials}")),
+            "/in": redirect(other.url("/out@x").replace("//", f"//{credentials}")),
+        }
+    ]
+    got = fetch(server.url())
+    assert got.effective_url == other.url("/out@x")
+    assert ("Authorization" in fields_of(server.requests[1])) == credentials.startswith("me")
+    assert "Authorization" not in fields_of(other.requests[0])
+
+
 @pytest.mark.parametrize("given", ["options", "defaults", "url"])
 def test_basic_credentials_and_redirects(loop: IOLoop, answering: Any, given: str) -> None:
     expected = "Basic " + base64.b64encode(b"user:secret").decode()
