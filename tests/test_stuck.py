@@ -726,11 +726,10 @@ class TestWhatIsWaitedFor:
     def test_streams_without_names(self, loop: IOLoop, ca: Authority) -> None:
         ours, theirs = socket.socketpair()
         stream = IOStream(ours)
-        assert waiting(stream.read_bytes(1)) == (
-            f"└─ read_bytes 1 on fd {stream.fileno()}, 0 bytes buffered"
-        )
+        fd = stream.fileno()
+        assert waiting(stream.read_bytes(1)) == f"└─ read_bytes 1 on fd {fd}, 0 bytes buffered"
         handshake = stream.start_tls(False, ca.client_context(), "localhost")
-        assert waiting(shield(handshake)).endswith(f"─ TLS handshake on fd {stream.fileno()}")
+        assert waiting(shield(handshake)).endswith(f"─ TLS handshake on fd {fd}")
         handshake.cancel()
         theirs.close()
 
