@@ -415,14 +415,8 @@ class TestLoops:
         assert slot.current is loop
 
 
+@pytest.mark.usefixtures("no_collector")
 class TestNeverRetrieved:
-    @pytest.fixture(autouse=True)
-    def no_collector(self) -> Iterator[None]:
-        gc.collect()
-        gc.disable()
-        yield
-        gc.enable()
-
     def test_logged_once_when_the_future_dies(
         self, loop: IOLoop, caplog: pytest.LogCaptureFixture
     ) -> None:

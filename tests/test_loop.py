@@ -38,14 +38,11 @@ def loop(request: pytest.FixtureRequest) -> Iterator[IOLoop]:
 
 
 @pytest.fixture
-def no_collector(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+def no_collector(no_collector: None, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """With the collector off, and no log that keeps errors alive."""
     caplog.set_level(logging.CRITICAL + 1)
     logging.disable(logging.CRITICAL)
-    gc.collect()
-    gc.disable()
     yield
-    gc.enable()
     logging.disable(logging.NOTSET)
 
 

@@ -25,13 +25,10 @@ def loop() -> Iterator[IOLoop]:
 
 
 @pytest.fixture
-def no_collector() -> Iterator[None]:
+def no_collector(no_collector: None) -> Iterator[None]:
     """With the collector off, and no log that keeps errors alive."""
     logging.disable(logging.CRITICAL)
-    gc.collect()
-    gc.disable()
     yield
-    gc.enable()
     logging.disable(logging.NOTSET)
 
 

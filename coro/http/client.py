@@ -527,8 +527,7 @@ class _Fetch(Timeout):
                     url, target = self._redirect(url, self.location)
                     same_origin = target.origin == origin
                     if not same_origin:
-                        if target.username or target.password:
-                            url = without_credentials(url)
+                        url = without_credentials(url)
                         self.options = {
                             name: value
                             for name, value in self.options.items()
